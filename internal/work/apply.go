@@ -1,0 +1,269 @@
+package work
+
+import (
+	"fmt"
+	"time"
+)
+
+// Event is something that happened to an item.
+type Event interface{ event() }
+
+// Assigned says that the item's next attempt is about to be dispatched.
+type Assigned struct{}
+
+// Dispatched says that Nomad has the attempt's child job.
+type Dispatched struct {
+	Attempt AttemptID
+	Child   string
+	Adopted bool
+}
+
+// Waiting says what an attempt that has not started waits for.
+type Waiting struct {
+	Attempt AttemptID
+	For     string
+}
+
+// Started says that the attempt's container runs.
+type Started struct {
+	Attempt    AttemptID
+	Allocation string
+	Node       string
+	At         time.Time
+}
+
+// Ended says that the attempt is over.
+type Ended struct {
+	Attempt AttemptID
+	Ending  Ending
+}
+
+// LateResult is a result of an attempt that had ended already.
+type LateResult struct{ Result Result }
+
+// Cancelled says that a person wants no more of the item.
+type Cancelled struct{ By string }
+
+// Expired says that the item waited in the queue longer than it may.
+type Expired struct{}
+
+func (Assigned) event()   {}
+func (Dispatched) event() {}
+func (Waiting) event()    {}
+func (Started) event()    {}
+func (Ended) event()      {}
+func (LateResult) event() {}
+func (Cancelled) event()  {}
+func (Expired) event()    {}
+
+// Ending is how an attempt ended, as far as it is known.
+type Ending struct {
+	Reason    Reason
+	Detail    string // a sentence; never empty
+	ExitCode  *int
+	Signal    int
+	OOMKilled bool
+	Events    []string // Nomad's task events
+	Result    *Result  // the worker's own report, if there is one
+	Finished  *Result  // work that only lacks its pull request
+	Iteration int      // reached, over all attempts
+	Tokens    Tokens   // spent, over all attempts
+	Commit    string   // last pushed
+	RetryAt   time.Time
+	NoRetry   bool // a person wants no retry
+}
+
+// Apply returns item as it is after event. The argument is left as it was.
+//
+// It returns a *TransitionError when the item's state does not allow the event,
+// and ErrStaleAttempt when the event is about another attempt than the current
+// one; then nothing is to be stored.
+func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, error) {
+	next := item.clone()
+	next.UpdatedAt = now
+	var err error
+	switch e := event.(type) {
+	case Assigned:
+		err = next.assign(now)
+	case Dispatched:
+		err = next.dispatched(e, now)
+	case Waiting:
+		err = next.waiting(e)
+	case Started:
+		err = next.started(e, now)
+	case Ended:
+		err = next.ended(e, policy, now)
+	case LateResult:
+		err = next.late(e)
+	case Cancelled:
+		err = next.cancel(e, policy, now)
+	case Expired:
+		err = next.move(StateFailed, fmt.Sprintf("not dispatched within %s", next.Spec.Limits.QueueTimeout), now)
+	default:
+		err = fmt.Errorf("event %T: %w", event, ErrInvalid)
+	}
+	if err != nil {
+		return item, fmt.Errorf("item %s: %w", item.ID, err)
+	}
+	return next, nil
+}
+
+// move is the only place where an item's state changes.
+func (i *Item) move(to State, cause string, now time.Time) error {
+	if err := CheckTransition(i.State, to); err != nil {
+		return err
+	}
+	i.History = append(i.History, Transition{At: now, From: i.State, To: to, Cause: cause})
+	i.State, i.Why = to, cause
+	return nil
+}
+
+// current returns the attempt an event is about, if it is the current one and open.
+func (i *Item) current(id AttemptID) (*Attempt, error) {
+	a := i.Current()
+	if a == nil || a.ID != id || a.State.Terminal() {
+		return nil, fmt.Errorf("attempt %s: %w", id, ErrStaleAttempt)
+	}
+	return a, nil
+}
+
+func (i *Item) assign(now time.Time) error {
+	id := i.NextAttempt()
+	if err := i.move(StateAssigned, fmt.Sprintf("attempt %d is being dispatched", id.Number()), now); err != nil {
+		return err
+	}
+	i.NotBefore = time.Time{}
+	i.Attempts = append(i.Attempts, Attempt{
+		ID: id, Number: id.Number(), State: AttemptStarting, CreatedAt: now, MemoryMB: i.MemoryMB,
+	})
+	return nil
+}
+
+func (i *Item) dispatched(e Dispatched, now time.Time) error {
+	a, err := i.current(e.Attempt)
+	if err != nil {
+		return err
+	}
+	if a.Child != "" && a.Child != e.Child {
+		return fmt.Errorf("attempt %s already runs as %s: %w", e.Attempt, a.Child, ErrConflict)
+	}
+	a.Child, a.DispatchedAt, a.Adopted = e.Child, now, e.Adopted
+	i.Why = fmt.Sprintf("attempt %d waits for its container", a.Number)
+	return nil
+}
+
+func (i *Item) waiting(e Waiting) error {
+	if _, err := i.current(e.Attempt); err != nil {
+		return err
+	}
+	i.Why = e.For
+	return nil
+}
+
+func (i *Item) started(e Started, now time.Time) error {
+	a, err := i.current(e.Attempt)
+	if err != nil {
+		return err
+	}
+	if err := CheckAttemptTransition(a.State, AttemptRunning); err != nil {
+		return err
+	}
+	if err := i.move(StateInProgress, fmt.Sprintf("attempt %d runs on %s", a.Number, e.Node), now); err != nil {
+		return err
+	}
+	a.State, a.Allocation, a.Node, a.StartedAt = AttemptRunning, e.Allocation, e.Node, e.At
+	return nil
+}
+
+func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
+	a, err := i.current(e.Attempt)
+	if err != nil {
+		return err
+	}
+	end := e.Ending
+	decision := policy.Next(*i, end, now)
+	if err := a.end(end, now); err != nil {
+		return err
+	}
+	i.keep(end)
+	if decision.State == StateQueued {
+		i.NotBefore, i.MemoryMB = decision.NotBefore, decision.MemoryMB
+		i.count(decision.Counter)
+	}
+	if decision.State.Terminal() && i.PR.Status == PRPending && decision.State != StateCompleted {
+		i.PR.Status = PRNone
+	}
+	i.Reason = end.Reason
+	return i.move(decision.State, fmt.Sprintf("%s: %s; %s", end.Reason, end.Detail, decision.Why), now)
+}
+
+func (a *Attempt) end(end Ending, now time.Time) error {
+	to := end.Reason.AttemptState()
+	if err := CheckAttemptTransition(a.State, to); err != nil {
+		return err
+	}
+	a.State, a.Reason, a.Detail, a.EndedAt = to, end.Reason, end.Detail, now
+	a.ExitCode, a.Signal, a.OOMKilled = end.ExitCode, end.Signal, end.OOMKilled
+	a.Events, a.Result = end.Events, end.Result
+	if r := end.Result; r != nil && a.Allocation == "" {
+		a.Allocation, a.StartedAt = r.Allocation, r.StartedAt
+	}
+	return nil
+}
+
+// keep takes over what the attempt achieved, so that the next one goes on from it.
+func (i *Item) keep(end Ending) {
+	i.Iteration = max(i.Iteration, end.Iteration)
+	i.Tokens = Tokens{In: max(i.Tokens.In, end.Tokens.In), Out: max(i.Tokens.Out, end.Tokens.Out)}
+	i.Commit = or(end.Commit, i.Commit)
+	if end.Finished != nil {
+		i.Finished = end.Finished
+	}
+	if r := end.Result; r != nil {
+		i.Iteration = max(i.Iteration, r.Iteration)
+		i.Tokens = Tokens{In: max(i.Tokens.In, r.Tokens.In), Out: max(i.Tokens.Out, r.Tokens.Out)}
+		i.Commit = or(r.RemoteCommit, i.Commit)
+		i.Test = r.Test
+		if r.Reason == ReasonCompleted {
+			i.PR, i.Finished = r.PR, nil
+		}
+	}
+}
+
+func (i *Item) count(counter Action) {
+	switch counter {
+	case ActRetry:
+		i.Retries++
+	case ActRequeue:
+		i.Requeues++
+	case ActRestart:
+		i.StartFailures++
+	}
+}
+
+// late keeps a result that came too late. It moves nothing.
+func (i *Item) late(e LateResult) error {
+	a := i.Attempt(e.Result.Attempt.Number())
+	if a == nil || a.ID != e.Result.Attempt {
+		return fmt.Errorf("attempt %s: %w", e.Result.Attempt, ErrNotFound)
+	}
+	if !a.State.Terminal() {
+		return fmt.Errorf("attempt %s is still %s: %w", a.ID, a.State, ErrConflict)
+	}
+	result := e.Result
+	a.LateResult = &result
+	return nil
+}
+
+// cancel ends the item, and its attempt if one is under way.
+func (i *Item) cancel(e Cancelled, policy RetryPolicy, now time.Time) error {
+	detail := "cancelled by " + or(e.By, "an operator")
+	if a := i.Current(); a != nil && !a.State.Terminal() {
+		return i.ended(Ended{Attempt: a.ID, Ending: Ending{Reason: ReasonCancelled, Detail: detail}}, policy, now)
+	}
+	if i.PR.Status == PRPending {
+		i.PR.Status = PRNone
+	}
+	i.Reason = ReasonCancelled
+	return i.move(StateCancelled, detail, now)
+}

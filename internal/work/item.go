@@ -1,0 +1,133 @@
+package work
+
+import (
+	"slices"
+	"time"
+)
+
+// Item is a work item as it is stored: what was asked for, where it stands, and
+// what happened to it so far. Only Apply changes one.
+type Item struct {
+	ID        string    `json:"id"`
+	Spec      Spec      `json:"spec"`
+	State     State     `json:"state"`
+	Reason    Reason    `json:"reason,omitempty"` // why the last attempt ended
+	Why       string    `json:"why,omitempty"`    // why the item is where it is, in a sentence
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	NotBefore time.Time `json:"not_before,omitzero"` // earliest next dispatch
+
+	Retries       int `json:"retries,omitempty"`
+	Requeues      int `json:"requeues,omitempty"`
+	StartFailures int `json:"start_failures,omitempty"`
+
+	MemoryMB  int         `json:"memory_mb"` // of the next attempt
+	Branch    string      `json:"branch"`
+	Commit    string      `json:"commit,omitempty"` // last seen pushed
+	Iteration int         `json:"iteration,omitempty"`
+	Tokens    Tokens      `json:"tokens,omitzero"`
+	Test      TestOutcome `json:"test"`
+	PR        PullRequest `json:"pull_request"`
+	// Finished is a result of an attempt that died between push and pull
+	// request: the next attempt only publishes.
+	Finished *Result `json:"finished,omitempty"`
+
+	Attempts []Attempt    `json:"attempts,omitempty"`
+	History  []Transition `json:"history,omitempty"`
+}
+
+// Attempt is one dispatched run of an item.
+type Attempt struct {
+	ID           AttemptID    `json:"id"`
+	Number       int          `json:"number"`
+	State        AttemptState `json:"state"`
+	Reason       Reason       `json:"reason,omitempty"`
+	Detail       string       `json:"detail,omitempty"`
+	Child        string       `json:"child,omitempty"`      // id of the dispatched Nomad job
+	Allocation   string       `json:"allocation,omitempty"` // id
+	Node         string       `json:"node,omitempty"`       // name
+	CreatedAt    time.Time    `json:"created_at"`
+	DispatchedAt time.Time    `json:"dispatched_at,omitzero"`
+	StartedAt    time.Time    `json:"started_at,omitzero"`
+	EndedAt      time.Time    `json:"ended_at,omitzero"`
+	MemoryMB     int          `json:"memory_mb"`
+	ExitCode     *int         `json:"exit_code,omitempty"`
+	Signal       int          `json:"signal,omitempty"`
+	OOMKilled    bool         `json:"oom_killed,omitempty"`
+	Events       []string     `json:"events,omitempty"` // Nomad's task events, when it did not complete
+	Result       *Result      `json:"result,omitempty"`
+	LateResult   *Result      `json:"late_result,omitempty"` // came after the end; kept for the record
+	// Adopted says that the child was dispatched by someone else.
+	Adopted bool `json:"adopted,omitempty"`
+}
+
+// Transition is one line of an item's history.
+type Transition struct {
+	At    time.Time `json:"at"`
+	From  State     `json:"from,omitempty"`
+	To    State     `json:"to"`
+	Cause string    `json:"cause"`
+}
+
+// NewItem returns a queued item. spec must be valid and have its defaults.
+func NewItem(id string, spec Spec, now time.Time) Item {
+	pr := PRPending
+	if spec.PR.Provider == ProviderNone {
+		pr = PRNone
+	}
+	return Item{
+		ID: id, Spec: spec, State: StateQueued, Why: "waits for its turn",
+		CreatedAt: now, UpdatedAt: now, NotBefore: spec.NotBefore,
+		MemoryMB: spec.Resources.MemoryMB, Branch: Branch(id),
+		Test: TestOutcome{Status: TestSkipped}, PR: PullRequest{Status: pr},
+		History: []Transition{{At: now, To: StateQueued, Cause: "submitted"}},
+	}
+}
+
+// Current returns the item's latest attempt, nil before the first. It is not to be changed.
+func (i *Item) Current() *Attempt {
+	if len(i.Attempts) == 0 {
+		return nil
+	}
+	return &i.Attempts[len(i.Attempts)-1]
+}
+
+// CurrentID returns the id of the latest attempt, empty before the first.
+func (i *Item) CurrentID() AttemptID {
+	if a := i.Current(); a != nil {
+		return a.ID
+	}
+	return ""
+}
+
+// NextAttempt returns the id the item's next attempt will have.
+func (i *Item) NextAttempt() AttemptID { return NewAttemptID(i.ID, len(i.Attempts)+1) }
+
+// Attempt returns the attempt of that number, nil if there is none.
+func (i *Item) Attempt(number int) *Attempt {
+	if number < 1 || number > len(i.Attempts) {
+		return nil
+	}
+	return &i.Attempts[number-1]
+}
+
+// Envelope returns what the current attempt's worker needs to know.
+func (i *Item) Envelope(kvPrefix string) Envelope {
+	e := Envelope{
+		Item: i.ID, Attempt: i.CurrentID(), Spec: i.Spec, Branch: i.Branch, KVPrefix: kvPrefix,
+		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, Finished: i.Finished},
+	}
+	e.Spec.Resources.MemoryMB = i.MemoryMB
+	if n := len(i.Attempts); n > 1 {
+		last := i.Attempts[n-2]
+		e.Resume.LastReason, e.Resume.LastDetail = last.Reason, last.Detail
+	}
+	return e
+}
+
+// clone returns a copy whose attempts and history can be changed.
+func (i Item) clone() Item {
+	i.Attempts = slices.Clone(i.Attempts)
+	i.History = slices.Clone(i.History)
+	return i
+}

@@ -1,0 +1,189 @@
+package work
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Child is what Nomad says about the dispatched job of one attempt.
+type Child struct {
+	ID          string // job id
+	Parent      string // job id of the parameterized job
+	Attempt     AttemptID
+	Status      string // pending, running or dead
+	Stopped     bool   // deregistered by someone
+	Submitted   time.Time
+	Blocked     string // why it can't be placed, empty if it can
+	Allocations []Allocation
+}
+
+// Allocation is what Nomad says about one allocation of a child.
+type Allocation struct {
+	ID            string
+	Child         string // job id
+	Node          string // name
+	ClientStatus  string
+	DesiredStatus string
+	Description   string // of the client, or the desired one
+	Preempted     bool
+	Draining      bool // asked to move: node drain, or someone stopped the allocation
+	Created       time.Time
+	ModifyIndex   uint64
+	Task          Task
+}
+
+// Task is the state of an allocation's worker task.
+type Task struct {
+	State    string // pending, running or dead
+	Failed   bool
+	Started  time.Time
+	Finished time.Time
+	Events   []TaskEvent
+}
+
+// TaskEvent is one line of a task's history. Nomad keeps the last ten.
+type TaskEvent struct {
+	Type    string
+	Message string
+	At      time.Time
+	Details map[string]string
+}
+
+// Task event types, as Nomad names them.
+const (
+	TaskTerminated     = "Terminated"
+	TaskKilling        = "Killing"
+	TaskDriverFailure  = "Driver Failure"
+	TaskSetupFailure   = "Setup Failure"
+	TaskHookFailed     = "Task hook failed"
+	TaskInvalid        = "Failed Validation"
+	TaskArtifactFailed = "Failed Artifact Download"
+)
+
+// Allocation client and desired statuses, as Nomad names them.
+const (
+	ClientPending  = "pending"
+	ClientRunning  = "running"
+	ClientComplete = "complete"
+	ClientFailed   = "failed"
+	ClientLost     = "lost"
+	ClientUnknown  = "unknown"
+	DesiredRun     = "run"
+	DesiredStop    = "stop"
+	DesiredEvict   = "evict"
+)
+
+// Signals of a killed process, as exit codes above 128 report them.
+const (
+	exitSignalBase = 128
+	sigKill        = 9
+)
+
+// Ended reports whether the allocation will do no more work, or can't be trusted to.
+func (a Allocation) Ended() bool {
+	switch a.ClientStatus {
+	case ClientComplete, ClientFailed, ClientLost, ClientUnknown:
+		return true
+	}
+	return a.terminated() != nil
+}
+
+// Running reports whether the task's process runs.
+func (a Allocation) Running() bool {
+	return a.ClientStatus == ClientRunning && a.Task.State == "running"
+}
+
+// Ending says why the allocation ended, from what Nomad knows alone. Client
+// status by itself never tells success: a killed or timed-out task ends
+// "complete" too. The earliest cause wins: what was done to the allocation
+// comes before how its process took it.
+func (a Allocation) Ending() Ending {
+	end := Ending{Reason: ReasonCrashed, Events: a.eventLines()}
+	term := a.terminated()
+	if term != nil {
+		end.ExitCode, end.Signal = exitOf(term)
+		end.OOMKilled = term.Details["oom_killed"] == "true"
+	}
+	switch {
+	case a.ClientStatus == ClientLost || a.ClientStatus == ClientUnknown:
+		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("node %s was lost: %s", a.Node, orText(a.Description, "no word from it"))
+	case a.Preempted || a.DesiredStatus == DesiredEvict:
+		end.Reason, end.Detail = ReasonPreempted, fmt.Sprintf("Nomad took the room on node %s for a job of higher priority", a.Node)
+	case strings.Contains(a.Description, "max_run_duration"):
+		end.Reason, end.Detail = ReasonTimeout, "Nomad ended it: "+a.Description
+	case a.Draining:
+		end.Reason, end.Detail = ReasonDrained, fmt.Sprintf("node %s was drained, or the allocation was stopped to be moved", a.Node)
+	case a.DesiredStatus == DesiredStop:
+		end.Reason, end.Detail = ReasonKilledByOperator, "the Nomad job was stopped by hand"
+	case term == nil:
+		end.Reason, end.Detail = ReasonStartFailed, a.startFailure()
+	default:
+		end.Reason, end.Detail = processEnding(end)
+	}
+	return end
+}
+
+// processEnding tells an ended process's story when nobody asked it to end and
+// it left no result. 137 alone is any SIGKILL, not only the kernel's.
+func processEnding(end Ending) (Reason, string) {
+	code := *end.ExitCode
+	switch {
+	case end.OOMKilled && code == 0:
+		return ReasonCrashed, "ended without a result; the kernel had killed a process of it for memory before"
+	case end.OOMKilled:
+		return ReasonOOMKilled, fmt.Sprintf("killed by the kernel: out of memory (exit code %d)", code)
+	case end.Signal == sigKill:
+		return ReasonCrashed, fmt.Sprintf("killed by signal %d with no word of memory: SIGKILL by someone, or an out-of-memory kill that Docker missed (exit code %d)", end.Signal, code)
+	case end.Signal != 0:
+		return ReasonCrashed, fmt.Sprintf("killed by signal %d (exit code %d)", end.Signal, code)
+	}
+	return ReasonCrashed, fmt.Sprintf("exited with code %d and left no result", code)
+}
+
+func (a Allocation) terminated() *TaskEvent {
+	for i := len(a.Task.Events) - 1; i >= 0; i-- {
+		if a.Task.Events[i].Type == TaskTerminated {
+			return &a.Task.Events[i]
+		}
+	}
+	return nil
+}
+
+func (a Allocation) startFailure() string {
+	for i := len(a.Task.Events) - 1; i >= 0; i-- {
+		e := a.Task.Events[i]
+		switch e.Type {
+		case TaskDriverFailure:
+			return "the driver could not start it: " + orText(e.Details["driver_error"], e.Message)
+		case TaskSetupFailure, TaskHookFailed, TaskInvalid, TaskArtifactFailed:
+			return fmt.Sprintf("%s: %s", strings.ToLower(e.Type), orText(e.Message, "no message"))
+		}
+	}
+	return fmt.Sprintf("ended before its process started: %s", orText(a.Description, a.ClientStatus))
+}
+
+func (a Allocation) eventLines() []string {
+	lines := make([]string, 0, len(a.Task.Events))
+	for _, e := range a.Task.Events {
+		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.At.UTC().Format(time.RFC3339), e.Type, e.Message)))
+	}
+	return lines
+}
+
+func exitOf(e *TaskEvent) (code *int, signal int) {
+	c, _ := strconv.Atoi(e.Details["exit_code"])
+	signal, _ = strconv.Atoi(e.Details["signal"])
+	if signal == 0 && c > exitSignalBase && c < exitSignalBase+65 {
+		signal = c - exitSignalBase
+	}
+	return &c, signal
+}
+
+func orText(s, other string) string {
+	if s = strings.TrimSpace(s); s != "" {
+		return s
+	}
+	return other
+}

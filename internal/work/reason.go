@@ -1,0 +1,71 @@
+package work
+
+// Reason says why an attempt ended. Every ended attempt has exactly one.
+type Reason string
+
+// The reasons, as in the table of rules in retry.go.
+const (
+	ReasonCompleted        Reason = "completed"          // the worker reported proven work
+	ReasonStuck            Reason = "stuck"              // agent exit 1, or no progress seen
+	ReasonMaxIterations    Reason = "max_iterations"     // agent exit 2, or the limit reached before a crash
+	ReasonAgentError       Reason = "agent_error"        // agent exit 3 and above
+	ReasonOOMKilled        Reason = "oom_killed"         // the kernel killed the agent or the worker for memory
+	ReasonCrashed          Reason = "crashed"            // a signal, or died with no result
+	ReasonHeartbeatLost    Reason = "heartbeat_lost"     // the TTL check went critical
+	ReasonTimeout          Reason = "timeout"            // the attempt's wall clock ran out
+	ReasonKilledByOperator Reason = "killed_by_operator" // drover kill, or the Nomad job stopped by hand
+	ReasonNodeLost         Reason = "node_lost"          // Nomad lost the node
+	ReasonDrained          Reason = "drained"            // the node was drained
+	ReasonPreempted        Reason = "preempted"          // Nomad needed the room
+	ReasonStartFailed      Reason = "start_failed"       // image pull, driver, template, no capacity in time
+	ReasonGitAuthFailed    Reason = "git_auth_failed"    // the repository refused the credentials
+	ReasonRateLimited      Reason = "rate_limited"       // the model or the forge said to wait
+	ReasonBudgetExceeded   Reason = "budget_exceeded"    // tokens, cost or time of the item are used up
+	ReasonCancelled        Reason = "cancelled"          // the item was cancelled
+)
+
+// Reasons lists every Reason.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonCompleted, ReasonStuck, ReasonMaxIterations, ReasonAgentError, ReasonOOMKilled, ReasonCrashed,
+		ReasonHeartbeatLost, ReasonTimeout, ReasonKilledByOperator, ReasonNodeLost, ReasonDrained, ReasonPreempted,
+		ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonBudgetExceeded, ReasonCancelled,
+	}
+}
+
+// AttemptState returns the state in which a reason leaves its attempt.
+func (r Reason) AttemptState() AttemptState {
+	switch r {
+	case ReasonCompleted:
+		return AttemptCompleted
+	case ReasonStuck:
+		return AttemptStuck
+	case ReasonMaxIterations, ReasonAgentError, ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonBudgetExceeded:
+		return AttemptFailed
+	default:
+		return AttemptKilled
+	}
+}
+
+// PRStatus is the state of an item's pull request, apart from the item's own.
+type PRStatus string
+
+// The states of a pull request.
+const (
+	PRNone    PRStatus = "none"    // no pull request is wanted, or there is nothing to put in one
+	PRPending PRStatus = "pending" // wanted, not made yet
+	PRCreated PRStatus = "created" // made, or found
+	PRFailed  PRStatus = "failed"  // could not be made; the error says why
+)
+
+// TestStatus is the outcome of an item's test command.
+type TestStatus string
+
+// The outcomes of a test command.
+const (
+	TestPassed  TestStatus = "passed"
+	TestFailed  TestStatus = "failed"
+	TestTimeout TestStatus = "timeout"
+	TestSkipped TestStatus = "skipped" // no test command, or nothing to test
+	TestError   TestStatus = "error"   // the command could not be run
+)

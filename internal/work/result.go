@@ -1,0 +1,130 @@
+package work
+
+import "time"
+
+// Tokens count what a model read and wrote.
+type Tokens struct {
+	In  int64 `json:"in"`
+	Out int64 `json:"out"`
+}
+
+// TestOutcome is what the item's test command came to.
+type TestOutcome struct {
+	Status TestStatus `json:"status"`
+	Run    int        `json:"run,omitempty"`
+	Passed int        `json:"passed,omitempty"`
+	Failed int        `json:"failed,omitempty"`
+	Detail string     `json:"detail,omitempty"` // a sentence, or the end of the output
+}
+
+// PullRequest is what became of an item's branch.
+type PullRequest struct {
+	Status PRStatus `json:"status"`
+	URL    string   `json:"url,omitempty"`
+	Number int      `json:"number,omitempty"`
+	Title  string   `json:"title,omitempty"`
+	Body   string   `json:"body,omitempty"` // kept for request-pull, where there is no other place for it
+	Error  string   `json:"error,omitempty"`
+}
+
+// Changes is the scope of an attempt's work, against the base.
+type Changes struct {
+	Commits int `json:"commits,omitempty"`
+	Files   int `json:"files,omitempty"`
+	Added   int `json:"added,omitempty"`   // lines
+	Removed int `json:"removed,omitempty"` // lines
+}
+
+// Result is what a worker reports at the end of its attempt.
+type Result struct {
+	Attempt    AttemptID `json:"attempt"`
+	Allocation string    `json:"allocation"`
+	Reason     Reason    `json:"reason"`
+	Detail     string    `json:"detail"` // a sentence; never empty
+	ExitCode   int       `json:"exit_code"`
+	Signal     int       `json:"signal,omitempty"`
+	StartedAt  time.Time `json:"started_at"`
+	EndedAt    time.Time `json:"ended_at"`
+
+	Branch       string `json:"branch,omitempty"`
+	Commit       string `json:"commit,omitempty"`        // head of the work
+	RemoteCommit string `json:"remote_commit,omitempty"` // head of the remote branch, read back after the last push
+
+	Iteration    int         `json:"iteration"`
+	Tokens       Tokens      `json:"tokens"`
+	Changes      Changes     `json:"changes"`
+	Test         TestOutcome `json:"test"`
+	PR           PullRequest `json:"pull_request"`
+	PeakMemoryMB int         `json:"peak_memory_mb,omitempty"`
+	OOMKills     int         `json:"oom_kills,omitempty"` // processes below the agent that the kernel killed while it went on
+	RetryAt      time.Time   `json:"retry_at,omitzero"`   // rate_limited: when the limit resets
+}
+
+// Proven reports whether the result proves completed work: it names a commit
+// and the remote branch was seen at it, or there was nothing to push.
+func (r *Result) Proven() bool {
+	if r.Reason != ReasonCompleted {
+		return false
+	}
+	return r.Changes.Commits == 0 || (r.Commit != "" && r.Commit == r.RemoteCommit)
+}
+
+// Phase is what a worker is busy with.
+type Phase string
+
+// The phases of an attempt, in order.
+const (
+	PhasePreparing Phase = "preparing" // access check, clone, branch
+	PhaseAgent     Phase = "agent"
+	PhaseTesting   Phase = "testing"
+	PhasePublish   Phase = "publishing" // last push, pull request
+)
+
+// Progress is how far a running attempt has come. The next attempt goes on from it.
+type Progress struct {
+	Attempt    AttemptID `json:"attempt"`
+	Allocation string    `json:"allocation"`
+	At         time.Time `json:"at"`
+	Phase      Phase     `json:"phase"`
+	Iteration  int       `json:"iteration"`
+	LastTool   string    `json:"last_tool,omitempty"`
+	Tokens     Tokens    `json:"tokens"`
+	Commit     string    `json:"commit,omitempty"` // last pushed
+	// Finished is the result so far once the agent and the tests are done and
+	// everything is pushed: should the attempt die between push and pull
+	// request, the next one only publishes.
+	Finished *Result `json:"finished,omitempty"`
+}
+
+// Resume tells an attempt what the ones before it did.
+type Resume struct {
+	Iteration  int     `json:"iteration,omitempty"`
+	Tokens     Tokens  `json:"tokens,omitzero"`
+	LastReason Reason  `json:"last_reason,omitempty"`
+	LastDetail string  `json:"last_detail,omitempty"`
+	Finished   *Result `json:"finished,omitempty"`
+}
+
+// Envelope is the dispatch payload: all that a worker needs to know, and no secret.
+type Envelope struct {
+	Item     string    `json:"item"`
+	Attempt  AttemptID `json:"attempt"`
+	Spec     Spec      `json:"spec"`
+	Branch   string    `json:"branch"`
+	Resume   Resume    `json:"resume,omitzero"`
+	KVPrefix string    `json:"kv_prefix"`
+	// Reference says that the envelope did not fit a payload: the worker reads
+	// the whole of it from KV.
+	Reference bool `json:"reference,omitempty"`
+}
+
+// Claim binds an attempt to the one allocation that runs it.
+type Claim struct {
+	Attempt    AttemptID `json:"attempt"`
+	Allocation string    `json:"allocation,omitempty"`
+	Session    string    `json:"session,omitempty"`
+	Node       string    `json:"node,omitempty"` // Consul node whose agent holds the check
+	At         time.Time `json:"at"`
+	// Ended closes the attempt: an allocation that starts late finds it and does nothing.
+	Ended bool `json:"ended,omitempty"`
+}

@@ -1,0 +1,325 @@
+package work
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Limits of a specification. Task and whole specification stay well below
+// Consul's 512 KiB for one value, with room for the item's history.
+const (
+	MaxTaskBytes    = 128 << 10
+	MaxSpecBytes    = 192 << 10
+	MaxPayloadBytes = 16 << 10 // Nomad's limit of a dispatch payload
+	MaxPriority     = 100
+	DefaultQueue    = "default"
+	DefaultPriority = 50
+)
+
+// Defaults of an attempt's limits.
+const (
+	DefaultMemoryMB      = 4096
+	DefaultCores         = 2
+	DefaultPIDs          = 256
+	DefaultMaxIterations = 20
+	DefaultTimeout       = Duration(2 * time.Hour)
+	DefaultTestTimeout   = Duration(15 * time.Minute)
+	DefaultHeartbeatTTL  = Duration(2 * time.Minute)
+	DefaultStartTimeout  = Duration(10 * time.Minute)
+	DefaultQueueTimeout  = Duration(30 * 24 * time.Hour)
+)
+
+// MinHeartbeatTTL is the shortest heartbeat TTL. The session bound to the
+// check has a TTL of its own, and Consul allows none below 10 s.
+const MinHeartbeatTTL = Duration(10 * time.Second)
+
+// Spec is what a person asks for: everything an item is before drover acts on it.
+type Spec struct {
+	Repository string            `json:"repository"`            // URL git can clone
+	Base       string            `json:"base,omitempty"`        // branch to start from; the remote's HEAD if empty
+	Task       string            `json:"task"`                  // text handed to the agent
+	Queue      string            `json:"queue,omitempty"`       // DefaultQueue if empty
+	Priority   *int              `json:"priority,omitempty"`    // 0 to MaxPriority, higher first; DefaultPriority if absent
+	Labels     map[string]string `json:"labels,omitempty"`      // for people and filters
+	NotBefore  time.Time         `json:"not_before,omitzero"`   // earliest dispatch
+	Image      string            `json:"image,omitempty"`       // worker image; the server's if empty
+	Command    []string          `json:"command,omitempty"`     // the agent's command; the server's if empty
+	Resources  Resources         `json:"resources,omitzero"`    // hard limits of the container
+	Limits     Limits            `json:"limits,omitzero"`       // time and iterations
+	Test       Test              `json:"test,omitzero"`         // how to test the agent's work
+	PR         PR                `json:"pull_request,omitzero"` // what becomes of the branch
+	Retry      *RetryOverride    `json:"retry,omitempty"`       // rows of the retry table this item changes
+}
+
+// Resources are the hard limits of an attempt's container. Zero means the server's default.
+type Resources struct {
+	MemoryMB    int `json:"memory_mb,omitempty"`     // MiB, no swap
+	MemoryMaxMB int `json:"memory_max_mb,omitempty"` // ceiling to which memory grows after an OOM; no growth if zero
+	Cores       int `json:"cores,omitempty"`         // whole CPUs, reserved
+	CPUMHz      int `json:"cpu_mhz,omitempty"`       // share of CPU instead of cores
+	PIDs        int `json:"pids,omitempty"`
+}
+
+// Limits bound an attempt. Zero means the server's default.
+type Limits struct {
+	MaxIterations int      `json:"max_iterations,omitempty"` // runs of the agent, over all attempts
+	Timeout       Duration `json:"timeout,omitempty"`        // wall clock of one attempt
+	HeartbeatTTL  Duration `json:"heartbeat_ttl,omitempty"`  // silence after which an attempt counts as hung
+	StartTimeout  Duration `json:"start_timeout,omitempty"`  // from dispatch to a running container
+	QueueTimeout  Duration `json:"queue_timeout,omitempty"`  // from submission to a first dispatch
+}
+
+// Test says how the agent's work is tested. No command means no test.
+type Test struct {
+	Command string   `json:"command,omitempty"` // run by sh -c in the repository
+	Timeout Duration `json:"timeout,omitempty"`
+}
+
+// Pull request providers.
+const (
+	ProviderGitHub      = "github"       // GitHub's REST API
+	ProviderRequestPull = "request-pull" // the text of git request-pull, for plain remotes
+	ProviderNone        = "none"         // push the branch, nothing more
+)
+
+// PR says what becomes of the pushed branch.
+type PR struct {
+	Provider  string   `json:"provider,omitempty"` // guessed from the repository's host if empty
+	APIURL    string   `json:"api_url,omitempty"`  // GitHub Enterprise's REST root; api.github.com if empty
+	Title     string   `json:"title,omitempty"`    // first line of the task if empty
+	Labels    []string `json:"labels,omitempty"`
+	Reviewers []string `json:"reviewers,omitempty"`
+}
+
+// DecodeSpec reads one specification from JSON. An unknown field is an error,
+// because a misspelt limit that is silently ignored is worse than a refusal.
+// It returns ErrInvalid.
+func DecodeSpec(r io.Reader) (Spec, error) {
+	var spec Spec
+	dec := json.NewDecoder(io.LimitReader(r, MaxSpecBytes+1))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&spec); err != nil {
+		return Spec{}, fmt.Errorf("read item: %s: %w", strings.TrimPrefix(err.Error(), "json: "), ErrInvalid)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Spec{}, fmt.Errorf("read item: text follows the item, or it is over %d bytes: %w", MaxSpecBytes, ErrInvalid)
+	}
+	return spec, nil
+}
+
+var (
+	queueName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
+	scpRemote = regexp.MustCompile(`^[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+$`)
+	labelKey  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})$`)
+	baseName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]*$`)
+)
+
+// ValidQueueName reports whether name can name a queue.
+func ValidQueueName(name string) bool { return queueName.MatchString(name) }
+
+// Validate checks everything that can be known without looking at a cluster
+// and names every fault at once. The error wraps ErrInvalid.
+func (s Spec) Validate() error {
+	var faults []string
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	s.validateText(bad)
+	s.validateNumbers(bad)
+	if len(faults) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", strings.Join(faults, "; "), ErrInvalid)
+}
+
+func (s Spec) validateText(bad func(string, ...any)) {
+	switch {
+	case s.Repository == "":
+		bad("repository is missing: give the URL to clone")
+	case !validRepository(s.Repository):
+		bad("repository %q: give an https, http, ssh, git or file URL without a password in it", RedactURL(s.Repository))
+	}
+	switch {
+	case strings.TrimSpace(s.Task) == "":
+		bad("task is missing: say what the agent is to do")
+	case len(s.Task) > MaxTaskBytes:
+		bad("task has %d bytes, at most %d are allowed", len(s.Task), MaxTaskBytes)
+	}
+	if s.Queue != "" && !ValidQueueName(s.Queue) {
+		bad("queue %q: use lower-case letters, digits, dot, dash and underscore, at most 64", s.Queue)
+	}
+	if s.Base != "" && (!baseName.MatchString(s.Base) || strings.Contains(s.Base, "..")) {
+		bad("base %q is not a branch name", s.Base)
+	}
+	for key, value := range s.Labels {
+		if !labelKey.MatchString(key) || len(value) > 256 {
+			bad("label %q: keys take letters, digits, dot, dash, slash and underscore (64), values 256 bytes", key)
+		}
+	}
+	if len(s.Labels) > 32 {
+		bad("%d labels, at most 32 are allowed", len(s.Labels))
+	}
+	switch s.PR.Provider {
+	case "", ProviderGitHub, ProviderRequestPull, ProviderNone:
+	default:
+		bad("pull_request.provider %q: use %s, %s or %s", s.PR.Provider, ProviderGitHub, ProviderRequestPull, ProviderNone)
+	}
+}
+
+func (s Spec) validateNumbers(bad func(string, ...any)) {
+	if p := s.Priority; p != nil && (*p < 0 || *p > MaxPriority) {
+		bad("priority %d: use 0 to %d", *p, MaxPriority)
+	}
+	for name, v := range map[string]int{
+		"resources.memory_mb": s.Resources.MemoryMB, "resources.memory_max_mb": s.Resources.MemoryMaxMB,
+		"resources.cores": s.Resources.Cores, "resources.cpu_mhz": s.Resources.CPUMHz,
+		"resources.pids": s.Resources.PIDs, "limits.max_iterations": s.Limits.MaxIterations,
+	} {
+		if v < 0 {
+			bad("%s %d: must not be negative", name, v)
+		}
+	}
+	r := s.Resources
+	if r.MemoryMaxMB > 0 && r.MemoryMaxMB < r.MemoryMB {
+		bad("resources.memory_max_mb %d is below memory_mb %d", r.MemoryMaxMB, r.MemoryMB)
+	}
+	if r.Cores > 0 && r.CPUMHz > 0 {
+		bad("resources: give cores or cpu_mhz, not both")
+	}
+	if ttl := s.Limits.HeartbeatTTL; ttl != 0 && ttl < MinHeartbeatTTL {
+		bad("limits.heartbeat_ttl %s: at least %s", ttl, MinHeartbeatTTL)
+	}
+	if s.Retry != nil {
+		if err := s.Retry.Validate(); err != nil {
+			bad("retry: %v", err)
+		}
+	}
+}
+
+func validRepository(repository string) bool {
+	if scpRemote.MatchString(repository) {
+		return true
+	}
+	u, err := url.Parse(repository)
+	if err != nil || strings.ContainsAny(repository, " \t\n") {
+		return false
+	}
+	if _, hasPassword := u.User.Password(); hasPassword {
+		return false
+	}
+	switch u.Scheme {
+	case "https", "http", "ssh", "git":
+		return u.Host != "" && strings.Trim(u.Path, "/") != ""
+	case "file":
+		return u.Path != ""
+	}
+	return false
+}
+
+// RedactURL returns a URL with any password in it replaced.
+func RedactURL(s string) string {
+	if u, err := url.Parse(s); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return s
+}
+
+// Defaults fill what a specification leaves open.
+type Defaults struct {
+	Image     string
+	Command   []string
+	Resources Resources
+	Limits    Limits
+	Test      Test
+	PR        PR
+}
+
+// NewDefaults returns drover's own defaults.
+func NewDefaults() Defaults {
+	return Defaults{
+		Resources: Resources{MemoryMB: DefaultMemoryMB, Cores: DefaultCores, PIDs: DefaultPIDs},
+		Limits: Limits{
+			MaxIterations: DefaultMaxIterations, Timeout: DefaultTimeout, HeartbeatTTL: DefaultHeartbeatTTL,
+			StartTimeout: DefaultStartTimeout, QueueTimeout: DefaultQueueTimeout,
+		},
+		Test: Test{Timeout: DefaultTestTimeout},
+	}
+}
+
+// WithDefaults returns the specification with every open field filled, so that
+// a stored item does not change its meaning with the server's configuration.
+func (s Spec) WithDefaults(d Defaults) Spec {
+	s.Queue = or(s.Queue, DefaultQueue)
+	if s.Priority == nil {
+		p := DefaultPriority
+		s.Priority = &p
+	}
+	s.Image = or(s.Image, d.Image)
+	if len(s.Command) == 0 {
+		s.Command = d.Command
+	}
+	s.Resources = s.Resources.withDefaults(d.Resources)
+	s.Limits = s.Limits.withDefaults(d.Limits)
+	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)
+	s.PR.APIURL = or(s.PR.APIURL, d.PR.APIURL)
+	s.PR.Provider = or(s.PR.Provider, d.PR.Provider, guessProvider(s.Repository))
+	s.PR.Title = or(s.PR.Title, firstLine(s.Task))
+	return s
+}
+
+func (r Resources) withDefaults(d Resources) Resources {
+	if r.Cores == 0 && r.CPUMHz == 0 {
+		r.Cores, r.CPUMHz = d.Cores, d.CPUMHz
+	}
+	if r.MemoryMB == 0 {
+		r.MemoryMB = d.MemoryMB
+		if r.MemoryMaxMB > 0 {
+			r.MemoryMB = min(r.MemoryMB, r.MemoryMaxMB)
+		}
+	}
+	r.MemoryMaxMB = or(r.MemoryMaxMB, d.MemoryMaxMB)
+	r.PIDs = or(r.PIDs, d.PIDs)
+	return r
+}
+
+func (l Limits) withDefaults(d Limits) Limits {
+	l.MaxIterations = or(l.MaxIterations, d.MaxIterations)
+	l.Timeout = or(l.Timeout, d.Timeout)
+	l.HeartbeatTTL = or(l.HeartbeatTTL, d.HeartbeatTTL)
+	l.StartTimeout = or(l.StartTimeout, d.StartTimeout)
+	l.QueueTimeout = or(l.QueueTimeout, d.QueueTimeout)
+	return l
+}
+
+func guessProvider(repository string) string {
+	if u, err := url.Parse(repository); err == nil && u.Hostname() == "github.com" {
+		return ProviderGitHub
+	}
+	if strings.HasPrefix(repository, "git@github.com:") {
+		return ProviderGitHub
+	}
+	return ProviderRequestPull
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	const limit = 72
+	if r := []rune(line); len(r) > limit {
+		return string(r[:limit-1]) + "…"
+	}
+	return line
+}
+
+func or[T comparable](values ...T) T {
+	var zero T
+	for _, v := range values {
+		if v != zero {
+			return v
+		}
+	}
+	return zero
+}
