@@ -126,5 +126,6 @@ type Claim struct {
 	Node       string    `json:"node,omitempty"` // Consul node whose agent holds the check
 	At         time.Time `json:"at"`
 	// Ended closes the attempt: an allocation that starts late finds it and does nothing.
-	Ended bool `json:"ended,omitempty"`
+	Ended   bool      `json:"ended,omitempty"`
+	EndedAt time.Time `json:"ended_at,omitzero"`
 }

@@ -1,0 +1,147 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-cleanhttp"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-retryablehttp"
+
+	"drover/internal/work"
+)
+
+// Retries of a call that may be repeated: about 3 s in all, well below any TTL.
+const (
+	retryMax     = 4
+	retryWaitMin = 100 * time.Millisecond
+	retryWaitMax = 2 * time.Second
+)
+
+// Client speaks to one Consul agent. It keeps two clients: one repeats failed
+// calls and carries only those that may be repeated (reads, compare-and-set,
+// check updates, session renewals), the other sends each call once.
+type Client struct {
+	Keys   Keys
+	log    hclog.Logger
+	repeat *api.Client
+	once   *api.Client
+}
+
+// Options of a Client. Address, token and TLS come from the environment as the
+// consul CLI reads them (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …) where empty.
+type Options struct {
+	Address string
+	Token   string
+	Prefix  string
+	Logger  hclog.Logger
+	// Transport replaces the connection to the agent, for a server in the same process.
+	Transport http.RoundTripper
+}
+
+// Open returns a client. It does not speak to Consul yet.
+// It returns work.ErrInvalid for an address or TLS setting that can't be used.
+func Open(opts Options) (*Client, error) {
+	if opts.Logger == nil {
+		opts.Logger = hclog.NewNullLogger()
+	}
+	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul")}
+	cfg := api.DefaultConfig()
+	if opts.Address != "" {
+		cfg.Address = opts.Address
+	}
+	if opts.Token != "" {
+		cfg.Token = opts.Token
+	}
+	base, err := transport(cfg, opts.Transport)
+	if err != nil {
+		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
+	}
+	if c.once, err = newAPI(*cfg, &http.Client{Transport: base}); err == nil {
+		c.repeat, err = newAPI(*cfg, repeating(base))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
+	}
+	return c, nil
+}
+
+// transport builds the connection: given, over a unix socket, or TCP with the
+// configured TLS. consul/api would throw away our HTTP client for a socket, so
+// the socket is dialled here and the address made an ordinary one.
+func transport(cfg *api.Config, given http.RoundTripper) (http.RoundTripper, error) {
+	if given != nil {
+		return given, nil
+	}
+	t := cleanhttp.DefaultPooledTransport()
+	t.MaxIdleConnsPerHost = 64
+	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
+		cfg.Address, cfg.Scheme = "localhost", "http"
+		return t, nil
+	}
+	if scheme, rest, ok := strings.Cut(cfg.Address, "://"); ok {
+		cfg.Scheme, cfg.Address = scheme, rest
+	}
+	tls, err := api.SetupTLSConfig(&cfg.TLSConfig)
+	if err != nil {
+		return nil, err
+	}
+	t.TLSClientConfig = tls
+	return t, nil
+}
+
+func newAPI(cfg api.Config, client *http.Client) (*api.Client, error) {
+	cfg.HttpClient = client
+	return api.NewClient(&cfg)
+}
+
+func repeating(base http.RoundTripper) *http.Client {
+	rc := retryablehttp.NewClient()
+	rc.HTTPClient = &http.Client{Transport: base}
+	rc.RetryMax, rc.RetryWaitMin, rc.RetryWaitMax = retryMax, retryWaitMin, retryWaitMax
+	rc.Logger = nil
+	rc.Backoff = retryablehttp.LinearJitterBackoff
+	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler
+	return rc.StandardClient()
+}
+
+// classify translates an error of consul/api at the border. What was refused is
+// work.ErrInvalid or work.ErrNotFound, what could not be reached or answered is
+// work.ErrUnavailable; a write that timed out is work.ErrUnknownOutcome.
+func classify(what string, write bool, err error) error {
+	if err == nil {
+		return nil
+	}
+	var status api.StatusError
+	if errors.As(err, &status) {
+		switch {
+		case status.Code == http.StatusNotFound:
+			return fmt.Errorf("%s: %s: %w", what, status.Body, work.ErrNotFound)
+		case status.Code < 500 && status.Code != http.StatusTooManyRequests:
+			return fmt.Errorf("%s: Consul refused it (%d): %s: %w", what, status.Code, status.Body, work.ErrInvalid)
+		case write && status.Code == http.StatusInternalServerError:
+			return fmt.Errorf("%s: Consul answered %d: %s: %w", what, status.Code, status.Body, work.ErrUnknownOutcome)
+		}
+		return fmt.Errorf("%s: Consul answered %d: %s: %w", what, status.Code, status.Body, work.ErrUnavailable)
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		return fmt.Errorf("%s: Consul can't be reached: %v: %w", what, err, work.ErrUnavailable)
+	}
+	if write {
+		return fmt.Errorf("%s: %v: %w", what, err, work.ErrUnknownOutcome)
+	}
+	return fmt.Errorf("%s: %v: %w", what, err, work.ErrUnavailable)
+}

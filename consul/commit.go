@@ -1,0 +1,228 @@
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"drover/internal/work"
+)
+
+// Bounds of one transaction. Consul takes 128 operations since 1.14.0 and 64
+// before; the body limit is 512 KiB, and base64 adds a third.
+const (
+	maxOps   = 64
+	maxBytes = 300 << 10
+)
+
+// maxLogsBytes bounds kept logs once unpacked.
+const maxLogsBytes = 4 << 20
+
+// commitRetry is the pause before a transaction is sent again.
+const commitRetry = 250 * time.Millisecond
+
+// commit is one caller's changes on their way into a transaction.
+type commit struct {
+	ops   api.TxnOps
+	bytes int
+	done  chan error
+}
+
+// Commit stores changes, all or none, if this server still leads. Commits that
+// wait at the same time share one transaction.
+//
+// It returns work.ErrFenced when another server leads (nothing was written),
+// work.ErrConflict when a claim was changed meanwhile, work.ErrInvalid when
+// Consul can never take the changes, and the context's cause when it ends first:
+// then the outcome is unknown.
+func (t *Term) Commit(ctx context.Context, changes ...work.Change) error {
+	c := &commit{done: make(chan error, 1)}
+	for _, change := range changes {
+		ops, err := t.client.Keys.ops(change)
+		if err != nil {
+			return err
+		}
+		c.ops = append(c.ops, ops...)
+	}
+	for _, op := range c.ops {
+		c.bytes += len(op.KV.Value) + len(op.KV.Key)
+	}
+	if len(c.ops) >= maxOps || c.bytes > maxBytes {
+		return fmt.Errorf("commit of %d operations and %d bytes: over Consul's limit: %w", len(c.ops), c.bytes, work.ErrInvalid)
+	}
+	select {
+	case t.commits <- c:
+	case <-t.ctx.Done():
+		return context.Cause(t.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-c.done:
+		return err
+	case <-t.closed:
+		return fmt.Errorf("commit: %w: %w", context.Cause(t.ctx), work.ErrUnknownOutcome)
+	}
+}
+
+// runCommits is the group commit: it takes what waits, stores it in one
+// transaction, and takes again.
+func (t *Term) runCommits(ctx context.Context) {
+	var held *commit
+	for {
+		batch, bytes, count := []*commit{}, 0, 1
+		if held == nil {
+			select {
+			case held = <-t.commits:
+			case <-ctx.Done():
+				return
+			}
+		}
+		for held != nil && count+len(held.ops) <= maxOps && bytes+held.bytes <= maxBytes {
+			batch, bytes, count = append(batch, held), bytes+held.bytes, count+len(held.ops)
+			held = nil
+			select {
+			case held = <-t.commits:
+			default:
+			}
+		}
+		t.store(ctx, batch)
+	}
+}
+
+// store sends a batch. When Consul refuses it for one commit's sake, each is
+// sent by itself, so that no caller pays for another.
+func (t *Term) store(ctx context.Context, batch []*commit) {
+	var ops api.TxnOps
+	for _, c := range batch {
+		ops = append(ops, c.ops...)
+	}
+	err := t.send(ctx, ops)
+	if len(batch) > 1 && err != nil && !errors.Is(err, work.ErrFenced) && ctx.Err() == nil {
+		for _, c := range batch {
+			t.store(ctx, []*commit{c})
+		}
+		return
+	}
+	for _, c := range batch {
+		c.done <- err
+	}
+}
+
+// send stores one transaction. It may be sent again after an unknown outcome:
+// every operation sets or removes a key that only the leader writes, and the
+// leader check comes first; a claim that was closed by the first try is told
+// apart by reading it back.
+func (t *Term) send(ctx context.Context, ops api.TxnOps) error {
+	fence := &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVCheckSession, Key: t.client.Keys.Leader(), Session: t.session}}
+	txn := append(api.TxnOps{fence}, ops...)
+	for tries := 1; ; tries++ {
+		ok, resp, _, err := t.client.once.Txn().Txn(txn, (&api.QueryOptions{}).WithContext(ctx))
+		switch {
+		case err == nil && ok:
+			return nil
+		case err == nil:
+			return t.refused(ctx, ops, resp.Errors, tries)
+		}
+		err = classify("commit", true, err)
+		if errors.Is(err, work.ErrInvalid) || ctx.Err() != nil {
+			return err
+		}
+		t.client.log.Warn("commit failed and is sent again", "tries", tries, "error", err)
+		select {
+		case <-time.After(commitRetry):
+		case <-ctx.Done():
+			return fmt.Errorf("commit: %w: %w", context.Cause(ctx), work.ErrUnknownOutcome)
+		}
+	}
+}
+
+// refused translates a transaction that Consul rolled back.
+func (t *Term) refused(ctx context.Context, ops api.TxnOps, errs api.TxnErrors, tries int) error {
+	var what []string
+	for _, e := range errs {
+		if e.OpIndex == 0 {
+			t.lose(fmt.Errorf("%s: %w", e.What, work.ErrFenced))
+			return fmt.Errorf("commit: %s: %w", e.What, work.ErrFenced)
+		}
+		what = append(what, e.What)
+	}
+	text := strings.Join(what, "; ")
+	if !strings.Contains(text, "index is stale") {
+		return fmt.Errorf("commit: Consul refused it: %s: %w", text, work.ErrInvalid)
+	}
+	if tries > 1 && t.stored(ctx, ops) {
+		return nil
+	}
+	return fmt.Errorf("commit: %s: %w", text, work.ErrConflict)
+}
+
+// stored reports whether every compare-and-set of ops holds the value it was to
+// set: then an earlier try, whose answer was lost, has stored them all.
+func (t *Term) stored(ctx context.Context, ops api.TxnOps) bool {
+	for _, op := range ops {
+		if op.KV.Verb != api.KVCAS {
+			continue
+		}
+		pair, _, err := t.client.repeat.KV().Get(op.KV.Key, consistent(ctx))
+		if err != nil || pair == nil || string(pair.Value) != string(op.KV.Value) {
+			return false
+		}
+	}
+	return true
+}
+
+// ops returns the operations of one change.
+func (k Keys) ops(change work.Change) (api.TxnOps, error) {
+	switch {
+	case change.PutItem != nil:
+		return put(k.Item(change.PutItem.ID), change.PutItem)
+	case change.DeleteItem != "":
+		return api.TxnOps{remove(k.Item(change.DeleteItem)), removeTree(k.ItemLogs(change.DeleteItem))}, nil
+	case change.PutEnvelope != nil:
+		return put(k.Envelope(change.PutEnvelope.Attempt), change.PutEnvelope)
+	case change.ConsumeResult != "":
+		return api.TxnOps{remove(k.Result(change.ConsumeResult))}, nil
+	case change.CloseClaim != nil:
+		ops, err := put(k.Claim(change.CloseClaim.Claim.Attempt), change.CloseClaim.Claim)
+		if err == nil {
+			ops[0].KV.Verb, ops[0].KV.Index = api.KVCAS, change.CloseClaim.Index
+		}
+		return ops, err
+	case change.PutLogs != nil:
+		data, err := zipJSON(change.PutLogs)
+		if err != nil {
+			return nil, fmt.Errorf("logs of attempt %s: %w", change.PutLogs.Attempt, err)
+		}
+		return api.TxnOps{set(k.Logs(change.PutLogs.Attempt), data)}, nil
+	case change.Forget != "":
+		a := change.Forget
+		return api.TxnOps{remove(k.Claim(a)), remove(k.Envelope(a)), remove(k.Progress(a))}, nil
+	}
+	return nil, fmt.Errorf("empty change: %w", work.ErrInvalid)
+}
+
+func put(key string, v any) (api.TxnOps, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", key, err)
+	}
+	return api.TxnOps{set(key, data)}, nil
+}
+
+func set(key string, value []byte) *api.TxnOp {
+	return &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVSet, Key: key, Value: value}}
+}
+
+func remove(key string) *api.TxnOp {
+	return &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: key}}
+}
+
+func removeTree(folder string) *api.TxnOp {
+	return &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVDeleteTree, Key: folder}}
+}

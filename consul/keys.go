@@ -1,0 +1,71 @@
+package consul
+
+import (
+	"strings"
+
+	"drover/internal/work"
+)
+
+// DefaultPrefix is where drover keeps its keys.
+const DefaultPrefix = "drover/"
+
+// Keys is the layout of drover's keys below one prefix. Nothing else builds a key.
+//
+//	leader                 lock of the leading server; value: its id and address
+//	items/<item>           work.Item; written by the leader only
+//	claims/<attempt>       work.Claim; which allocation runs an attempt
+//	envelopes/<attempt>    work.Envelope too large for a dispatch payload
+//	progress/<attempt>     work.Progress; written by the worker, throttled
+//	results/<attempt>      work.Result; written by the worker, consumed by the leader
+//	logs/<item>/<attempt>  last lines of an attempt's output, compressed
+type Keys struct{ prefix string }
+
+// NewKeys returns the layout below prefix, DefaultPrefix if it is empty.
+func NewKeys(prefix string) Keys {
+	if prefix == "" {
+		prefix = DefaultPrefix
+	}
+	return Keys{prefix: strings.TrimSuffix(prefix, "/") + "/"}
+}
+
+// Prefix returns the prefix, with its closing slash.
+func (k Keys) Prefix() string { return k.prefix }
+
+// Leader is the lock of the leading server.
+func (k Keys) Leader() string { return k.prefix + "leader" }
+
+// Items is the folder of all items.
+func (k Keys) Items() string { return k.prefix + "items/" }
+
+// Item holds one item.
+func (k Keys) Item(id string) string { return k.Items() + id }
+
+// Claims is the folder of all claims.
+func (k Keys) Claims() string { return k.prefix + "claims/" }
+
+// Claim says which allocation runs an attempt.
+func (k Keys) Claim(a work.AttemptID) string { return k.Claims() + string(a) }
+
+// Envelopes is the folder of envelopes kept by reference.
+func (k Keys) Envelopes() string { return k.prefix + "envelopes/" }
+
+// Envelope holds an envelope that did not fit a payload.
+func (k Keys) Envelope(a work.AttemptID) string { return k.Envelopes() + string(a) }
+
+// ProgressFolder is the folder of all attempts' progress.
+func (k Keys) ProgressFolder() string { return k.prefix + "progress/" }
+
+// Progress holds how far an attempt has come.
+func (k Keys) Progress(a work.AttemptID) string { return k.ProgressFolder() + string(a) }
+
+// Results is the folder of results that wait for the leader.
+func (k Keys) Results() string { return k.prefix + "results/" }
+
+// Result holds an attempt's result until the leader has applied it.
+func (k Keys) Result(a work.AttemptID) string { return k.Results() + string(a) }
+
+// ItemLogs is the folder of an item's kept logs.
+func (k Keys) ItemLogs(item string) string { return k.prefix + "logs/" + item + "/" }
+
+// Logs holds the kept output of one attempt.
+func (k Keys) Logs(a work.AttemptID) string { return k.ItemLogs(a.Item()) + string(a) }

@@ -1,0 +1,40 @@
+package work
+
+import "time"
+
+// KeptLogs is the end of an attempt's output, captured before its job was removed.
+type KeptLogs struct {
+	Attempt    AttemptID `json:"attempt"`
+	Stdout     []string  `json:"stdout"`
+	Stderr     []string  `json:"stderr"`
+	CapturedAt time.Time `json:"captured_at"`
+	// Missing says why there is no output, when there is none.
+	Missing string `json:"missing,omitempty"`
+}
+
+// Change is one write of the leader. Of its fields one is set.
+type Change struct {
+	PutItem       *Item
+	DeleteItem    string      // id; its kept logs go with it
+	PutEnvelope   *Envelope   // too large for a payload
+	ConsumeResult AttemptID   // remove a result that has been applied
+	CloseClaim    *CloseClaim // an attempt has ended
+	PutLogs       *KeptLogs
+	Forget        AttemptID // remove an ended attempt's claim, envelope and progress
+}
+
+// CloseClaim marks an attempt's claim as ended, so that an allocation which
+// starts late does nothing. Index is the claim's index when it was read, 0 if
+// there was none; should a worker claim in between, the write is refused with
+// ErrConflict.
+type CloseClaim struct {
+	Claim Claim
+	Index uint64
+}
+
+// Heartbeat is the state of one worker's TTL check.
+type Heartbeat struct {
+	Attempt  AttemptID
+	Critical bool
+	Output   string
+}
