@@ -1,9 +1,5 @@
 package internal
 import (
- _ "github.com/hashicorp/consul/api"
- _ "github.com/hashicorp/nomad/api"
- _ "github.com/hashicorp/go-retryablehttp"
- _ "github.com/hashicorp/go-hclog"
  _ "github.com/hashicorp/hcl/v2/hclsimple"
  _ "github.com/hashicorp/hcl/v2/gohcl"
  _ "github.com/zclconf/go-cty/cty"
@@ -16,7 +12,6 @@ import (
  _ "github.com/rogpeppe/go-internal/testscript"
  _ "pgregory.net/rapid"
  _ "go.uber.org/goleak"
- _ "github.com/oklog/ulid/v2"
  _ "github.com/docker/docker/client"
  _ "github.com/mitchellh/mapstructure"
  _ "github.com/goccy/go-yaml"

@@ -63,6 +63,31 @@ func (c *Client) Children(ctx context.Context) ([]work.Child, uint64, error) {
 	return children, index, nil
 }
 
+// Child returns one child with its allocations.
+// It returns work.ErrNotFound when Nomad has no such job, and work.ErrUnavailable.
+func (c *Client) Child(ctx context.Context, id string) (work.Child, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	job, _, err := c.repeat.Jobs().Info(id, c.readOpts(ctx))
+	if err != nil {
+		return work.Child{}, classify("read child "+id, false, err)
+	}
+	stubs, _, err := c.repeat.Jobs().Allocations(id, true, c.readOpts(ctx))
+	if err != nil {
+		return work.Child{}, classify("read allocations of child "+id, false, err)
+	}
+	child := work.Child{ID: id}
+	child.Attempt, _ = attemptOf(id)
+	if job.ParentID != nil && job.Status != nil && job.Stop != nil {
+		child.Parent, child.Status, child.Stopped = *job.ParentID, *job.Status, *job.Stop
+	}
+	sort.Slice(stubs, func(i, j int) bool { return stubs[i].CreateIndex < stubs[j].CreateIndex })
+	for _, stub := range stubs {
+		child.Allocations = append(child.Allocations, fromStub(stub))
+	}
+	return child, nil
+}
+
 // allocations returns the allocations of all children, by child, oldest first.
 func (c *Client) allocations(ctx context.Context) (map[string][]work.Allocation, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -93,6 +118,7 @@ func fromStub(stub *api.AllocationListStub) work.Allocation {
 	if stub.ClientStatus == api.AllocClientStatusLost || stub.ClientStatus == api.AllocClientStatusUnknown {
 		a.Description = stub.DesiredDescription
 	}
+	a.Attempt, _ = attemptOf(stub.JobID)
 	a.Task = taskOf(stub.TaskStates)
 	return a
 }

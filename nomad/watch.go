@@ -83,7 +83,3 @@ func (c *Client) handle(line []byte, seen func(work.Allocation)) error {
 	}
 	return nil
 }
-
-// AttemptOf returns the attempt an allocation belongs to, false if its child
-// was not dispatched by drover.
-func (c *Client) AttemptOf(a work.Allocation) (work.AttemptID, bool) { return attemptOf(a.Child) }

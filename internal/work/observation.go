@@ -22,8 +22,9 @@ type Child struct {
 // Allocation is what Nomad says about one allocation of a child.
 type Allocation struct {
 	ID            string
-	Child         string // job id
-	Node          string // name
+	Child         string    // job id
+	Attempt       AttemptID // empty if the child was not dispatched by drover
+	Node          string    // name
 	ClientStatus  string
 	DesiredStatus string
 	Description   string // of the client, or the desired one

@@ -118,6 +118,13 @@ type Envelope struct {
 	Reference bool `json:"reference,omitempty"`
 }
 
+// Referenced returns the envelope to dispatch when e does not fit a payload: it
+// names the attempt, and says that the rest is in KV.
+func (e Envelope) Referenced() Envelope {
+	spec := Spec{Image: e.Spec.Image, Resources: e.Spec.Resources, Limits: e.Spec.Limits}
+	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Reference: true}
+}
+
 // Claim binds an attempt to the one allocation that runs it.
 type Claim struct {
 	Attempt    AttemptID `json:"attempt"`

@@ -1,0 +1,159 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"drover/internal/work"
+)
+
+// claimTries bounds how often an attempt's end is stored anew because its
+// worker claimed it in the same moment. A claim is made once, so twice is enough.
+const claimTries = 3
+
+// endingOf is the end a worker reported.
+func endingOf(r work.Result) work.Ending {
+	code := r.ExitCode
+	end := work.Ending{
+		Reason: r.Reason, Detail: r.Detail, ExitCode: &code, Signal: r.Signal, OOMKilled: r.Reason == work.ReasonOOMKilled,
+		Result: &r, Iteration: r.Iteration, Tokens: r.Tokens, Commit: r.RemoteCommit, RetryAt: r.RetryAt,
+	}
+	if r.Reason == work.ReasonCompleted && !r.Proven() {
+		end.Reason = work.ReasonCrashed
+		end.Detail = fmt.Sprintf("reported commit %q as its work, but saw the remote branch at %q", r.Commit, r.RemoteCommit)
+	}
+	return end
+}
+
+// conclude ends an attempt, then cleans up after it. A result that the worker
+// has stored counts more than what its death looked like from outside.
+func (o *Orchestrator) conclude(ctx context.Context, e *entry, a work.AttemptID, end work.Ending) {
+	if err := o.lockedEnd(ctx, e, a, end); err != nil {
+		o.complain("end of attempt not stored", a, err)
+		return
+	}
+	o.cleanup(ctx, e, a)
+}
+
+func (o *Orchestrator) lockedEnd(ctx context.Context, e *entry, a work.AttemptID, end work.Ending) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return o.end(ctx, e, a, end)
+}
+
+// end stores an attempt's end. The caller holds e.mu. An attempt that is not
+// the current one, or has ended, stays as it is.
+func (o *Orchestrator) end(ctx context.Context, e *entry, a work.AttemptID, end work.Ending) error {
+	current := e.item.Load().Current()
+	if current == nil || current.ID != a || current.State.Terminal() {
+		return nil
+	}
+	end, err := o.evidence(ctx, a, end)
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		claim, index, err := o.store.Claim(ctx, a)
+		if err != nil {
+			return err
+		}
+		claim.Ended, claim.EndedAt = true, time.Now().UTC()
+		along := []work.Change{{CloseClaim: &work.CloseClaim{Claim: claim, Index: index}}}
+		if end.Result != nil {
+			along = append(along, work.Change{ConsumeResult: a})
+		}
+		var event work.Event = work.Ended{Attempt: a, Ending: end}
+		if end.Reason == work.ReasonCancelled {
+			event = work.Cancelled{By: end.Detail}
+		}
+		err = o.apply(ctx, e, event, along...)
+		if err == nil || try == claimTries || !errors.Is(err, work.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// evidence adds to an end what the worker left: its result, or else how far it had come.
+func (o *Orchestrator) evidence(ctx context.Context, a work.AttemptID, end work.Ending) (work.Ending, error) {
+	if end.Result == nil && end.Reason != work.ReasonCancelled {
+		result, err := o.store.Result(ctx, a)
+		if err != nil {
+			return end, err
+		}
+		if result != nil {
+			reported := endingOf(*result)
+			reported.Events = end.Events
+			return reported, nil
+		}
+	}
+	if end.Result != nil {
+		return end, nil
+	}
+	progress, err := o.store.Progress(ctx, a)
+	if err != nil || progress == nil {
+		return end, err
+	}
+	end.Iteration, end.Tokens, end.Commit = progress.Iteration, progress.Tokens, progress.Commit
+	end.Finished = progress.Finished
+	return end, nil
+}
+
+// cleanup removes what an ended attempt left behind: its session, so that its
+// locks are free at once, and its child, once the logs are kept.
+func (o *Orchestrator) cleanup(ctx context.Context, e *entry, a work.AttemptID) {
+	o.mu.Lock()
+	busy := o.cleaning[a]
+	o.cleaning[a] = true
+	o.mu.Unlock()
+	if busy {
+		return
+	}
+	defer func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.cleaning, a)
+	}()
+	attempt := e.item.Load().Attempt(a.Number())
+	if attempt == nil || !attempt.State.Terminal() {
+		return
+	}
+	claim, _, err := o.store.Claim(ctx, a)
+	if err == nil {
+		err = o.store.EndSession(ctx, claim)
+	}
+	o.complain("session of ended attempt not destroyed", a, err)
+	if attempt.Child != "" {
+		o.complain("child of ended attempt not removed", a, o.removeChild(ctx, *attempt))
+	}
+}
+
+// exitGrace is how long a worker that has reported may take to exit by itself.
+const exitGrace = 30 * time.Second
+
+// removeChild stops the attempt's child if it runs, and removes it once it has
+// ended and its output is kept. The end of what it stops brings it back here.
+func (o *Orchestrator) removeChild(ctx context.Context, attempt work.Attempt) error {
+	child, err := o.cluster.Child(ctx, attempt.Child)
+	if errors.Is(err, work.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	running := false
+	for _, a := range child.Allocations {
+		running = running || !a.Ended()
+	}
+	if running && attempt.Result != nil && time.Since(attempt.EndedAt) < exitGrace {
+		return nil
+	}
+	if err := o.keepLogs(ctx, attempt.ID, child); err != nil {
+		return err
+	}
+	if running && child.Stopped {
+		return nil
+	}
+	return o.cluster.Stop(ctx, child.ID, !running)
+}

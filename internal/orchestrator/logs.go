@@ -1,0 +1,82 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"drover/internal/work"
+)
+
+// Bounds of kept output.
+const (
+	keptLines     = 100
+	keptBytes     = 64 << 10 // of each stream, before it is cut to lines
+	flushTries    = 4
+	flushPause    = 150 * time.Millisecond
+	recentlyEnded = 3 * time.Second
+)
+
+// keepLogs stores the end of the output of a child's first allocation, the one
+// that ran the attempt.
+func (o *Orchestrator) keepLogs(ctx context.Context, a work.AttemptID, child work.Child) error {
+	logs := &work.KeptLogs{Attempt: a, CapturedAt: time.Now().UTC()}
+	if len(child.Allocations) == 0 {
+		logs.Missing = "it was never placed on a node"
+	} else if err := o.capture(ctx, child.Allocations[0], logs); err != nil {
+		return err
+	}
+	if before, err := o.store.Logs(ctx, a); err != nil {
+		return err
+	} else if before != nil && logs.Missing != "" {
+		return nil // what was captured earlier is better than nothing
+	}
+	return o.ledger.Commit(ctx, work.Change{PutLogs: logs})
+}
+
+func (o *Orchestrator) capture(ctx context.Context, a work.Allocation, logs *work.KeptLogs) error {
+	for stream, to := range map[string]*[]string{"stdout": &logs.Stdout, "stderr": &logs.Stderr} {
+		data, err := o.readLog(ctx, a, stream)
+		if errors.Is(err, work.ErrNotFound) {
+			logs.Missing = err.Error()
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		*to = lastLines(data)
+	}
+	return nil
+}
+
+// readLog reads the end of a stream. Nomad's log collector can be a moment
+// behind the end of the task, so a fresh one is read until it stays the same.
+func (o *Orchestrator) readLog(ctx context.Context, a work.Allocation, stream string) ([]byte, error) {
+	data, err := o.cluster.Logs(ctx, a.ID, stream, keptBytes)
+	for try := 1; err == nil && try < flushTries && time.Since(a.Task.Finished) < recentlyEnded; try++ {
+		if err := pause(ctx, flushPause); err != nil {
+			return nil, err
+		}
+		var again []byte
+		if again, err = o.cluster.Logs(ctx, a.ID, stream, keptBytes); bytes.Equal(again, data) {
+			break
+		}
+		data = again
+	}
+	return data, err
+}
+
+// lastLines cuts output to whole lines, at most keptLines of them.
+func lastLines(data []byte) []string {
+	text := strings.ToValidUTF8(strings.TrimRight(string(data), "\n"), "�")
+	if text == "" {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	if len(data) >= keptBytes && len(lines) > 1 {
+		lines = lines[1:] // the first is likely the end of a longer one
+	}
+	return lines[max(0, len(lines)-keptLines):]
+}

@@ -1,0 +1,177 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"drover/internal/work"
+)
+
+// retryPause is how long a watch that failed rests.
+const retryPause = time.Second
+
+// eventLoop follows Nomad's event stream. Whenever it breaks, everything is
+// compared anew, because the stream can skip events without a word.
+func (o *Orchestrator) eventLoop(ctx context.Context) error {
+	for {
+		err := o.cluster.Watch(ctx, o.index.Load(), func(a work.Allocation) { o.spawn(ctx, func() { o.observe(ctx, a) }) })
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		o.log.Debug("event stream broke, comparing everything", "error", err)
+		nudge(o.look)
+		if err := pause(ctx, retryPause); err != nil {
+			return err
+		}
+	}
+}
+
+// observe takes note of an allocation.
+func (o *Orchestrator) observe(ctx context.Context, a work.Allocation) {
+	if a.Attempt == "" {
+		return // reconcile reports children that are not ours
+	}
+	e := o.entry(a.Attempt.Item())
+	if e == nil {
+		return
+	}
+	current := e.item.Load().Current()
+	switch {
+	case current == nil || current.ID != a.Attempt:
+		return
+	case current.State.Terminal():
+		o.cleanup(ctx, e, a.Attempt)
+	case current.Allocation != "" && current.Allocation != a.ID:
+		// A second allocation of the attempt does nothing (rule 10); what counts is the first one's end.
+	case a.Ended():
+		o.conclude(ctx, e, a.Attempt, a.Ending())
+	case a.Running() && current.State == work.AttemptStarting:
+		o.start(ctx, e, a)
+	}
+}
+
+func (o *Orchestrator) start(ctx context.Context, e *entry, a work.Allocation) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if current := e.item.Load().Current(); current.ID != a.Attempt || current.State != work.AttemptStarting {
+		return
+	}
+	at := a.Task.Started
+	if at.IsZero() {
+		at = time.Now()
+	}
+	started := work.Started{Attempt: a.Attempt, Allocation: a.ID, Node: a.Node, At: at.UTC()}
+	o.complain("start not stored", a.Attempt, o.apply(ctx, e, started))
+}
+
+// resultLoop applies what workers report.
+func (o *Orchestrator) resultLoop(ctx context.Context) error {
+	var index uint64
+	for {
+		results, next, err := o.store.Results(ctx, index)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			o.complain("results not read", "", err)
+			if err := pause(ctx, retryPause); err != nil {
+				return err
+			}
+			continue
+		}
+		index = next
+		o.results(ctx, results)
+	}
+}
+
+// results applies every result: of a current attempt as its end, of another for the record.
+func (o *Orchestrator) results(ctx context.Context, results []work.Result) {
+	for _, r := range results {
+		o.spawn(ctx, func() {
+			e := o.entry(r.Attempt.Item())
+			switch {
+			case e == nil:
+				o.complain("result of an unknown item not removed", r.Attempt, o.ledger.Commit(ctx, work.Change{ConsumeResult: r.Attempt}))
+			case e.item.Load().CurrentID() == r.Attempt && !e.item.Load().Current().State.Terminal():
+				o.conclude(ctx, e, r.Attempt, endingOf(r))
+			default:
+				o.late(ctx, e, r)
+			}
+		})
+	}
+}
+
+func (o *Orchestrator) late(ctx context.Context, e *entry, r work.Result) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if a := e.item.Load().Attempt(r.Attempt.Number()); a != nil && a.Result != nil && a.Result.Allocation == r.Allocation {
+		return // applied while this waited
+	}
+	err := o.apply(ctx, e, work.LateResult{Result: r}, work.Change{ConsumeResult: r.Attempt})
+	if err == nil {
+		o.log.Info("late result kept for the record", "item", r.Attempt.Item(), "attempt", r.Attempt.Number(), "reason", r.Reason)
+	}
+	o.complain("late result not kept", r.Attempt, err)
+}
+
+// heartbeatLoop ends attempts whose check went critical.
+func (o *Orchestrator) heartbeatLoop(ctx context.Context) error {
+	var index uint64
+	for {
+		beats, next, err := o.store.Heartbeats(ctx, index)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			o.complain("heartbeats not read", "", err)
+			if err := pause(ctx, retryPause); err != nil {
+				return err
+			}
+			continue
+		}
+		index = next
+		for _, beat := range beats {
+			if beat.Critical {
+				o.spawn(ctx, func() { o.silent(ctx, beat) })
+			}
+		}
+	}
+}
+
+// silent ends an attempt that gave no sign of life for its TTL, unless Nomad
+// knows better why it is silent: the earliest proof of death wins.
+func (o *Orchestrator) silent(ctx context.Context, beat work.Heartbeat) {
+	e := o.entry(beat.Attempt.Item())
+	if e == nil {
+		return
+	}
+	item := e.item.Load()
+	current := item.Current()
+	if current == nil || current.ID != beat.Attempt || current.State.Terminal() {
+		return
+	}
+	if current.Child != "" {
+		child, err := o.cluster.Child(ctx, current.Child)
+		if err != nil && !errors.Is(err, work.ErrNotFound) {
+			o.complain("silent attempt not looked up", beat.Attempt, err)
+			return
+		}
+		for _, a := range child.Allocations {
+			if a.Ended() && (current.Allocation == "" || a.ID == current.Allocation) {
+				o.conclude(ctx, e, beat.Attempt, a.Ending())
+				return
+			}
+		}
+	}
+	detail := fmt.Sprintf("no sign of life for %s; last: %s", item.Spec.Limits.HeartbeatTTL, orNothing(beat.Output))
+	o.conclude(ctx, e, beat.Attempt, work.Ending{Reason: work.ReasonHeartbeatLost, Detail: detail})
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}

@@ -1,0 +1,234 @@
+// Package orchestrator moves items through their lives while its server leads.
+//
+// It is level-triggered. Events (Nomad's stream, Consul's watches, calls of the
+// API) are hints to look at one attempt; reconcile compares everything that is
+// open with Nomad and Consul and finds what no event told. Every step may be
+// repeated: a transition is stored before anything acts on it, and what acts
+// (dispatch, stop, purge, destroying a session) can be done twice.
+//
+// What is authoritative: Consul for items, claims and results; Nomad for what
+// runs. What is in memory is a copy that only this leader changes, after Consul
+// has taken the change in a transaction that checks the leader's session.
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"drover/internal/queue"
+	"drover/internal/work"
+)
+
+// Defaults of Config.
+const (
+	DefaultMaxInFlight    = 32
+	DefaultReconcileEvery = 30 * time.Second
+)
+
+// parallel is how many attempts are dispatched, observed or cleaned up at a
+// time. Sixteen dispatches at once get about the most out of one Nomad server.
+const parallel = 16
+
+// Config says how an orchestrator works.
+type Config struct {
+	MaxInFlight    int            // attempts dispatched and not ended, over all queues
+	Queues         map[string]int // known queues, and the attempts each may have in flight; 0 is no own limit
+	Defaults       work.Defaults
+	Retry          work.RetryPolicy
+	ReconcileEvery time.Duration
+	KVPrefix       string // handed to the workers
+}
+
+// Orchestrator is one term of leadership.
+type Orchestrator struct {
+	cfg     Config
+	store   Store
+	ledger  Ledger
+	cluster Cluster
+	log     hclog.Logger
+	slots   chan struct{} // bounds work done in parallel
+	wake    chan struct{} // something may be dispatched
+	look    chan struct{} // reconcile now
+	index   atomic.Uint64 // of Nomad, from which to watch
+	ready   chan struct{} // closed when the stored items are loaded
+	tasks   *errgroup.Group
+
+	mu       sync.Mutex // guards what follows
+	entries  map[string]*entry
+	queue    *queue.Queue
+	open     map[string]string // queue by id, of items that have an open attempt or are about to
+	cleaning map[work.AttemptID]bool
+	reported map[string]bool // children that are not ours, said once
+}
+
+// entry is one item. Its mutex is held over a whole transition, so that
+// transitions of one item come one after the other.
+type entry struct {
+	mu   sync.Mutex
+	item atomic.Pointer[work.Item] // replaced, never changed
+}
+
+// New returns an orchestrator for one term. Run starts it.
+func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logger) *Orchestrator {
+	return &Orchestrator{
+		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"),
+		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		ready: make(chan struct{}), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
+		cleaning: map[work.AttemptID]bool{}, reported: map[string]bool{},
+	}
+}
+
+// Run leads until ctx ends, which is the end of the term, and returns its cause.
+// Everything it started has ended when it returns.
+func (o *Orchestrator) Run(ctx context.Context) error {
+	if err := o.load(ctx); err != nil {
+		return err
+	}
+	var group *errgroup.Group
+	group, ctx = errgroup.WithContext(ctx)
+	o.tasks = group
+	if err := o.reconcile(ctx); err != nil {
+		o.log.Warn("first comparison failed, trying again", "error", err)
+		nudge(o.look)
+	}
+	close(o.ready)
+	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop} {
+		group.Go(func() error { return loop(ctx) })
+	}
+	return group.Wait()
+}
+
+// load fills memory from the store, and tries until it can.
+func (o *Orchestrator) load(ctx context.Context) error {
+	for {
+		items, err := o.store.Items(ctx)
+		if err == nil {
+			for i := range items {
+				o.track(o.add(&items[i]))
+			}
+			o.log.Info("items loaded", "items", len(items), "open", len(o.open), "queued", o.queue.Len())
+			return nil
+		}
+		o.log.Warn("items not loaded, trying again", "error", err)
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+func (o *Orchestrator) add(item *work.Item) *entry {
+	e := &entry{}
+	e.item.Store(item)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.entries[item.ID] = e
+	return e
+}
+
+// entry returns an item's entry, nil if there is no such item.
+func (o *Orchestrator) entry(id string) *entry {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.entries[id]
+}
+
+// track keeps the queue and the number of open attempts in step with an item.
+func (o *Orchestrator) track(e *entry) {
+	item := e.item.Load()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case item.State == work.StateQueued:
+		delete(o.open, item.ID)
+		o.queue.Put(queue.Entry{ID: item.ID, Queue: item.Spec.Queue, Priority: *item.Spec.Priority, NotBefore: item.NotBefore})
+	case item.State.Terminal():
+		delete(o.open, item.ID)
+		o.queue.Remove(item.ID)
+	default:
+		o.open[item.ID] = item.Spec.Queue
+		o.queue.Remove(item.ID)
+	}
+	nudge(o.wake)
+}
+
+// apply makes one transition: it is stored first, with what must change along
+// with it, and counts only then. The caller holds e.mu.
+// It returns what work.Apply and Ledger.Commit return.
+func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, along ...work.Change) error {
+	before := *e.item.Load()
+	after, err := work.Apply(before, event, o.cfg.Retry.With(before.Spec.Retry), time.Now().UTC())
+	if err != nil {
+		return err
+	}
+	changes := append([]work.Change{{PutItem: &after}}, along...)
+	if err := o.ledger.Commit(ctx, changes...); err != nil {
+		return fmt.Errorf("store item %s: %w", before.ID, err)
+	}
+	e.item.Store(&after)
+	o.track(e)
+	if before.State != after.State {
+		o.log.Info("item moved", "item", after.ID, "attempt", len(after.Attempts), "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
+	}
+	return nil
+}
+
+// openItems returns the entries that have an open attempt.
+func (o *Orchestrator) openItems() []*entry {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	entries := make([]*entry, 0, len(o.open))
+	for id := range o.open {
+		entries = append(entries, o.entries[id])
+	}
+	return entries
+}
+
+// spawn runs f beside the loops, at most parallel at a time; it waits for a
+// slot, and the term waits for f.
+func (o *Orchestrator) spawn(ctx context.Context, f func()) {
+	select {
+	case o.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	o.tasks.Go(func() error {
+		defer func() { <-o.slots }()
+		f()
+		return nil
+	})
+}
+
+// complain logs an error that a later comparison will mend. That the term is
+// over is no news.
+func (o *Orchestrator) complain(what string, id any, err error) {
+	if err == nil || errors.Is(err, work.ErrFenced) || errors.Is(err, context.Canceled) || errors.Is(err, work.ErrStaleAttempt) {
+		return
+	}
+	o.log.Warn(what, "id", id, "error", err)
+}
+
+// nudge wakes a loop that may be waiting; one pending wake-up is enough.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,216 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"drover/internal/work"
+)
+
+// claimRetention is how long a closed claim outlives its attempt's child, so
+// that an allocation Nomad starts late still finds it.
+const claimRetention = 10 * time.Minute
+
+// limitCheck is how often the time limits of open attempts are looked at.
+const limitCheck = time.Second
+
+// vanishedGrace is how long after its dispatch a child must have been listed.
+const vanishedGrace = 10 * time.Second
+
+// overtimeGrace is how long the worker's own clock may run over before the
+// orchestrator ends the attempt itself.
+const overtimeGrace = time.Minute
+
+// reconcileLoop compares everything regularly, and whenever it is nudged.
+func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
+	full := time.NewTicker(o.cfg.ReconcileEvery)
+	defer full.Stop()
+	limits := time.NewTicker(limitCheck)
+	defer limits.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-limits.C:
+			o.limits(ctx, time.Now())
+			continue
+		case <-full.C:
+		case <-o.look:
+		}
+		if err := o.reconcile(ctx); err != nil {
+			o.complain("comparison failed, trying again", "", err)
+		}
+	}
+}
+
+// reconcile compares what is open with what Nomad and Consul have, and acts on
+// every difference. Doing it twice changes nothing.
+func (o *Orchestrator) reconcile(ctx context.Context) error {
+	began := time.Now()
+	children, index, err := o.cluster.Children(ctx)
+	if err != nil {
+		return err
+	}
+	o.index.Store(index)
+	listed := map[work.AttemptID]string{}
+	for _, child := range children {
+		o.compare(ctx, child, listed)
+	}
+	for _, e := range o.openItems() {
+		o.missing(ctx, e, listed, began)
+	}
+	results, _, err := o.store.Results(ctx, 0)
+	if err != nil {
+		return err
+	}
+	o.results(ctx, results)
+	return o.forget(ctx, children)
+}
+
+// compare acts on one child.
+func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map[work.AttemptID]string) {
+	e := o.entry(child.Attempt.Item())
+	if child.Attempt == "" || e == nil {
+		o.reportUnknown(child)
+		return
+	}
+	attempt := e.item.Load().Attempt(child.Attempt.Number())
+	switch {
+	case attempt == nil:
+		o.reportUnknown(child)
+		return
+	case attempt.Child != "" && attempt.Child != child.ID:
+		o.log.Warn("a twin of an attempt's child is stopped", "attempt", child.Attempt, "child", attempt.Child, "twin", child.ID)
+		o.complain("twin not stopped", child.ID, o.cluster.Stop(ctx, child.ID, true))
+		return
+	}
+	listed[child.Attempt] = child.ID
+	if attempt.State.Terminal() {
+		o.spawn(ctx, func() { o.cleanup(ctx, e, child.Attempt) })
+		return
+	}
+	o.spawn(ctx, func() { o.follow(ctx, e, child) })
+}
+
+// follow brings an open attempt in step with its child.
+func (o *Orchestrator) follow(ctx context.Context, e *entry, child work.Child) {
+	o.recordChild(ctx, e, child)
+	for _, a := range child.Allocations {
+		o.observe(ctx, a)
+	}
+	if child.Stopped && len(child.Allocations) == 0 {
+		o.conclude(ctx, e, child.Attempt, work.Ending{Reason: work.ReasonKilledByOperator, Detail: "the Nomad job was stopped by hand before it was placed"})
+	}
+}
+
+// recordChild stores what a crash kept from being stored: the child's name, and
+// what it waits for.
+func (o *Orchestrator) recordChild(ctx context.Context, e *entry, child work.Child) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	item := e.item.Load()
+	current := item.Current()
+	if current.ID != child.Attempt || current.State != work.AttemptStarting {
+		return
+	}
+	if current.Child == "" {
+		o.complain("child not recorded", child.ID, o.apply(ctx, e, work.Dispatched{Attempt: child.Attempt, Child: child.ID}))
+	}
+	if child.Blocked != "" && item.Why != child.Blocked {
+		o.complain("wait not recorded", child.ID, o.apply(ctx, e, work.Waiting{Attempt: child.Attempt, For: child.Blocked}))
+	}
+}
+
+// missing acts on an open attempt whose child Nomad did not list: it is sent if
+// it never was, and over if it was removed.
+func (o *Orchestrator) missing(ctx context.Context, e *entry, listed map[work.AttemptID]string, began time.Time) {
+	current := e.item.Load().Current()
+	if current == nil || current.State.Terminal() || listed[current.ID] != "" {
+		return
+	}
+	if current.Child == "" {
+		o.spawn(ctx, func() { o.resend(ctx, e, current.ID) })
+		return
+	}
+	if current.DispatchedAt.Add(vanishedGrace).After(began) {
+		return
+	}
+	o.spawn(ctx, func() {
+		if _, err := o.cluster.Child(ctx, current.Child); !errors.Is(err, work.ErrNotFound) {
+			return
+		}
+		o.conclude(ctx, e, current.ID, work.Ending{Reason: work.ReasonKilledByOperator, Detail: "its Nomad job was removed by hand"})
+	})
+}
+
+// resend dispatches an attempt whose dispatch was not recorded.
+func (o *Orchestrator) resend(ctx context.Context, e *entry, a work.AttemptID) {
+	if !e.mu.TryLock() {
+		return // it is being dispatched at this moment
+	}
+	defer e.mu.Unlock()
+	current := e.item.Load().Current()
+	if current.ID != a || current.State.Terminal() || current.Child != "" {
+		return
+	}
+	o.complain("attempt not dispatched", a, o.send(ctx, e))
+}
+
+func (o *Orchestrator) reportUnknown(child work.Child) {
+	o.mu.Lock()
+	known := o.reported[child.ID]
+	o.reported[child.ID] = true
+	o.mu.Unlock()
+	if !known {
+		o.log.Warn("a child of the worker job was not dispatched by drover and is left alone", "child", child.ID, "status", child.Status)
+	}
+}
+
+// forget removes the records of attempts that ended a while ago and whose child is gone.
+func (o *Orchestrator) forget(ctx context.Context, children []work.Child) error {
+	exists := map[work.AttemptID]bool{}
+	for _, child := range children {
+		exists[child.Attempt] = true
+	}
+	claims, err := o.store.Claims(ctx)
+	if err != nil {
+		return err
+	}
+	for _, claim := range claims {
+		if claim.Ended && !exists[claim.Attempt] && time.Since(claim.EndedAt) > claimRetention {
+			if err := o.ledger.Commit(ctx, work.Change{Forget: claim.Attempt}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// limits ends what has taken longer than it may.
+func (o *Orchestrator) limits(ctx context.Context, now time.Time) {
+	for _, e := range o.openItems() {
+		item := e.item.Load()
+		current := item.Current()
+		if current == nil || current.State.Terminal() {
+			continue
+		}
+		if end, over := overdue(item, now); over {
+			o.spawn(ctx, func() { o.conclude(ctx, e, current.ID, end) })
+		}
+	}
+}
+
+// overdue says whether an open attempt is over its time, and how it ends then.
+// An attempt that Nomad was never told of has no limit: that is Nomad's trouble.
+func overdue(item *work.Item, now time.Time) (work.Ending, bool) {
+	current, limits := item.Current(), item.Spec.Limits
+	switch {
+	case current.State == work.AttemptStarting && current.Child != "" && now.Sub(current.DispatchedAt) > limits.StartTimeout.Std():
+		return work.Ending{Reason: work.ReasonStartFailed, Detail: fmt.Sprintf("no container within %s; %s", limits.StartTimeout, item.Why)}, true
+	case current.State == work.AttemptRunning && now.Sub(current.StartedAt) > limits.Timeout.Std()+overtimeGrace:
+		return work.Ending{Reason: work.ReasonTimeout, Detail: fmt.Sprintf("ran longer than %s", limits.Timeout)}, true
+	}
+	return work.Ending{}, false
+}

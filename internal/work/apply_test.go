@@ -1,0 +1,91 @@
+package work_test
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"drover/internal/work"
+)
+
+func TestLateResultChangesNothing(t *testing.T) {
+	item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: work.ReasonHeartbeatLost, Detail: "silent"}})
+	after := apply(t, item, work.LateResult{Result: work.Result{Attempt: itemID + ".1", Reason: work.ReasonCompleted, Detail: "done"}})
+	if after.State != item.State || after.Reason != item.Reason || after.Current().Reason != work.ReasonHeartbeatLost {
+		t.Fatalf("%s %s", after.State, after.Reason)
+	}
+	if after.Current().LateResult == nil || item.Current().LateResult != nil {
+		t.Fatal("the late result is not kept, or was written into the old item")
+	}
+}
+
+func TestEventOfAnotherAttemptIsRefused(t *testing.T) {
+	item := running(t)
+	for _, event := range []work.Event{
+		work.Ended{Attempt: itemID + ".2", Ending: work.Ending{Reason: work.ReasonCrashed, Detail: "x"}},
+		work.Started{Attempt: itemID + ".2"}, work.Dispatched{Attempt: itemID + ".2"}, work.Waiting{Attempt: itemID + ".2"},
+	} {
+		after, err := work.Apply(item, event, work.DefaultRetryPolicy(), now)
+		if !errors.Is(err, work.ErrStaleAttempt) || !reflect.DeepEqual(after, item) {
+			t.Errorf("%T: %v", event, err)
+		}
+	}
+}
+
+func TestTerminalItemTakesNoEvent(t *testing.T) {
+	done := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: work.ReasonStuck, Detail: "x"}})
+	for _, event := range []work.Event{work.Assigned{}, work.Cancelled{}, work.Expired{}} {
+		if _, err := work.Apply(done, event, work.DefaultRetryPolicy(), now); !errors.Is(err, work.ErrIllegalTransition) {
+			t.Errorf("%T: %v", event, err)
+		}
+	}
+}
+
+func TestAttemptHasOneChild(t *testing.T) {
+	item := apply(t, work.NewItem(itemID, spec(), now), work.Assigned{}, work.Dispatched{Attempt: itemID + ".1", Child: "a"})
+	apply(t, item, work.Dispatched{Attempt: itemID + ".1", Child: "a"})
+	if _, err := work.Apply(item, work.Dispatched{Attempt: itemID + ".1", Child: "b"}, work.DefaultRetryPolicy(), now); !errors.Is(err, work.ErrConflict) {
+		t.Fatal(err)
+	}
+}
+
+func TestSpecFaultsAreAllNamedAtOnce(t *testing.T) {
+	p := 101
+	err := work.Spec{Repository: "https://u:secret@h/x", Task: " ", Queue: "No Good", Priority: &p, Base: "../x", Resources: work.Resources{MemoryMB: -1}}.Validate()
+	if !errors.Is(err, work.ErrInvalid) {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"repository", "task", "queue", "priority", "base", "memory_mb"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q does not name %s", err, part)
+		}
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("%q tells the password", err)
+	}
+}
+
+func TestUnknownFieldIsRefused(t *testing.T) {
+	for _, text := range []string{`{"repo":"x"}`, `{"limits":{"tiemout":"1h"}}`, `{"task":"a"} trailing`, `{"limits":{"timeout":"-1h"}}`} {
+		if _, err := work.DecodeSpec(strings.NewReader(text)); !errors.Is(err, work.ErrInvalid) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestIDsAreValidAndSortByTime(t *testing.T) {
+	a, b := work.NewID(now), work.NewID(now.Add(1e6))
+	if a >= b || !work.ValidID(a) || work.ValidID("x") || work.ValidID(strings.ToUpper(a)) {
+		t.Fatalf("%s %s", a, b)
+	}
+	id, err := work.ParseAttemptID(a + ".12")
+	if err != nil || id.Item() != a || id.Number() != 12 {
+		t.Fatalf("%s %v", id, err)
+	}
+	for _, bad := range []string{a, a + ".0", a + ".01", a + ".x", "." + a, a + ".1.2"} {
+		if _, err := work.ParseAttemptID(bad); !errors.Is(err, work.ErrInvalid) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

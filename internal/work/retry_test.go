@@ -1,0 +1,177 @@
+package work_test
+
+import (
+	"testing"
+	"time"
+
+	"drover/internal/work"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+const itemID = "01k9zzzzzzzzzzzzzzzzzzzzzz"
+
+func spec() work.Spec {
+	return work.Spec{Repository: "https://git.example.org/a/b.git", Task: "do it"}.WithDefaults(work.NewDefaults())
+}
+
+// running returns an item whose first attempt runs.
+func running(t *testing.T) work.Item {
+	t.Helper()
+	item := work.NewItem(itemID, spec(), now)
+	return apply(t, item, work.Assigned{}, work.Dispatched{Attempt: itemID + ".1", Child: "child"},
+		work.Started{Attempt: itemID + ".1", Allocation: "alloc", Node: "node", At: now})
+}
+
+func apply(t *testing.T, item work.Item, events ...work.Event) work.Item {
+	t.Helper()
+	for _, event := range events {
+		next, err := work.Apply(item, event, work.DefaultRetryPolicy(), now)
+		if err != nil {
+			t.Fatalf("%T: %v", event, err)
+		}
+		item = next
+	}
+	return item
+}
+
+// TestTableOfReasons holds the design's table against what really happens.
+func TestTableOfReasons(t *testing.T) {
+	type want struct {
+		attempt  work.AttemptState
+		state    work.State
+		retries  int
+		requeues int
+		starts   int
+		min, max time.Duration // of the wait
+	}
+	retry := func(a work.AttemptState) want {
+		return want{attempt: a, state: work.StateQueued, retries: 1, min: time.Minute, max: 72 * time.Second}
+	}
+	requeue := want{attempt: work.AttemptKilled, state: work.StateQueued, requeues: 1}
+	table := map[work.Reason]want{
+		work.ReasonCompleted:        {attempt: work.AttemptCompleted, state: work.StateCompleted},
+		work.ReasonStuck:            {attempt: work.AttemptStuck, state: work.StateStuck},
+		work.ReasonMaxIterations:    {attempt: work.AttemptFailed, state: work.StateFailed},
+		work.ReasonAgentError:       retry(work.AttemptFailed),
+		work.ReasonOOMKilled:        retry(work.AttemptKilled),
+		work.ReasonCrashed:          retry(work.AttemptKilled),
+		work.ReasonHeartbeatLost:    retry(work.AttemptKilled),
+		work.ReasonTimeout:          retry(work.AttemptKilled),
+		work.ReasonKilledByOperator: retry(work.AttemptKilled),
+		work.ReasonNodeLost:         requeue,
+		work.ReasonDrained:          requeue,
+		work.ReasonPreempted:        requeue,
+		work.ReasonStartFailed:      {attempt: work.AttemptFailed, state: work.StateQueued, starts: 1, min: time.Minute, max: 72 * time.Second},
+		work.ReasonGitAuthFailed:    {attempt: work.AttemptFailed, state: work.StateFailed},
+		work.ReasonRateLimited:      {attempt: work.AttemptFailed, state: work.StateQueued, min: time.Hour, max: time.Hour},
+		work.ReasonBudgetExceeded:   {attempt: work.AttemptFailed, state: work.StateFailed},
+		work.ReasonCancelled:        {attempt: work.AttemptKilled, state: work.StateCancelled},
+	}
+	for _, reason := range work.Reasons() {
+		t.Run(string(reason), func(t *testing.T) {
+			w, ok := table[reason]
+			if !ok {
+				t.Fatal("no row for this reason")
+			}
+			item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: reason, Detail: "because", RetryAt: now.Add(time.Hour)}})
+			attempt := item.Current()
+			if attempt.State != w.attempt || attempt.Reason != reason || item.State != w.state {
+				t.Errorf("attempt %s (%s), item %s", attempt.State, attempt.Reason, item.State)
+			}
+			if item.Retries != w.retries || item.Requeues != w.requeues || item.StartFailures != w.starts {
+				t.Errorf("retries %d, requeues %d, start failures %d", item.Retries, item.Requeues, item.StartFailures)
+			}
+			if item.State == work.StateQueued {
+				if wait := item.NotBefore.Sub(now); wait < w.min || wait > w.max {
+					t.Errorf("waits %s, want %s to %s", wait, w.min, w.max)
+				}
+			}
+			if item.Why == "" || item.Current().Detail == "" {
+				t.Error("no sentence says why")
+			}
+		})
+	}
+}
+
+// endAgain ends attempts for one reason until the item is terminal.
+func endAgain(t *testing.T, item work.Item, reason work.Reason) (work.Item, []time.Duration) {
+	t.Helper()
+	var waits []time.Duration
+	for n := 2; ; n++ {
+		item = apply(t, item, work.Ended{Attempt: item.CurrentID(), Ending: work.Ending{Reason: reason, Detail: "because"}})
+		if item.State.Terminal() {
+			return item, waits
+		}
+		waits = append(waits, item.NotBefore.Sub(now))
+		item = apply(t, item, work.Assigned{})
+	}
+}
+
+func TestRetriesWaitOneFiveThirtyMinutesThenFail(t *testing.T) {
+	item, waits := endAgain(t, running(t), work.ReasonCrashed)
+	if item.State != work.StateFailed || len(item.Attempts) != 4 || len(waits) != 3 {
+		t.Fatalf("%s after %d attempts and %d waits", item.State, len(item.Attempts), len(waits))
+	}
+	for i, base := range []time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute} {
+		if waits[i] < base || waits[i] > base*12/10 {
+			t.Errorf("wait %d is %s", i+1, waits[i])
+		}
+	}
+}
+
+func TestRequeuesAndStartFailuresHaveTheirOwnLimits(t *testing.T) {
+	if item, _ := endAgain(t, running(t), work.ReasonNodeLost); item.State != work.StateFailed || len(item.Attempts) != 11 || item.Retries != 0 {
+		t.Errorf("node lost: %s after %d attempts, %d retries", item.State, len(item.Attempts), item.Retries)
+	}
+	if item, _ := endAgain(t, running(t), work.ReasonStartFailed); item.State != work.StateFailed || len(item.Attempts) != 5 || item.Retries != 0 {
+		t.Errorf("start failed: %s after %d attempts, %d retries", item.State, len(item.Attempts), item.Retries)
+	}
+}
+
+func TestItemAtItsIterationLimitIsNotRetried(t *testing.T) {
+	item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: work.ReasonCrashed, Detail: "died", Iteration: work.DefaultMaxIterations}})
+	if item.State != work.StateFailed {
+		t.Fatalf("%s", item.State)
+	}
+}
+
+func TestFinishedWorkIsPublishedEvenAtTheIterationLimit(t *testing.T) {
+	finished := &work.Result{Attempt: itemID + ".1", Reason: work.ReasonCompleted, Commit: "c", RemoteCommit: "c"}
+	item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: work.ReasonCrashed, Detail: "died", Iteration: work.DefaultMaxIterations, Finished: finished}})
+	if item.State != work.StateQueued || item.Finished == nil {
+		t.Fatalf("%s, finished %v", item.State, item.Finished)
+	}
+	item = apply(t, item, work.Assigned{})
+	if got := item.Envelope("p/").Resume.Finished; got == nil || got.Commit != "c" {
+		t.Fatalf("the next attempt is told %v", got)
+	}
+}
+
+func TestMemoryGrowsAfterOOMUpToTheCeiling(t *testing.T) {
+	s := spec()
+	s.Resources.MemoryMB, s.Resources.MemoryMaxMB = 1000, 2000
+	item := apply(t, work.NewItem(itemID, s, now), work.Assigned{})
+	for _, want := range []int{1500, 2000, 2000} {
+		item = apply(t, item, work.Ended{Attempt: item.CurrentID(), Ending: work.Ending{Reason: work.ReasonOOMKilled, Detail: "oom"}})
+		if item.MemoryMB != want {
+			t.Fatalf("memory %d, want %d", item.MemoryMB, want)
+		}
+		item = apply(t, item, work.Assigned{})
+	}
+	if got := item.Envelope("").Spec.Resources.MemoryMB; got != 2000 {
+		t.Fatalf("the attempt is given %d", got)
+	}
+}
+
+func TestOverrideChangesOneRow(t *testing.T) {
+	zero := 0
+	o := &work.RetryOverride{Actions: map[work.Reason]work.Action{work.ReasonStuck: work.ActRetry}, MaxRequeues: &zero}
+	p := work.DefaultRetryPolicy().With(o)
+	if p.Actions[work.ReasonStuck] != work.ActRetry || p.Actions[work.ReasonCrashed] != work.ActRetry || p.MaxRequeues != 0 || p.MaxRetries != 3 {
+		t.Fatalf("%+v", p)
+	}
+	if work.DefaultActions()[work.ReasonStuck] != work.ActStuck {
+		t.Fatal("the default table was changed")
+	}
+}
