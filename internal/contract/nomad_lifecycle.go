@@ -1,0 +1,174 @@
+package contract
+
+import (
+	"strings"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+var lifecycleCases = []nomadCase{
+	{"exit 0", func(t *nomadTest) {
+		job := t.job("exit", "0")
+		t.register(job)
+		alloc := t.awaitAlloc(*job.ID, "complete")
+		same(t, "description", alloc.ClientDescription, "All tasks have completed")
+		same(t, "desired status", alloc.DesiredStatus, "run")
+		same(t, "events", kinds(alloc), "Received, Task Setup, Started, Terminated")
+		ended := t.eventOf(alloc, "Terminated")
+		same(t, "exit code", ended.Details["exit_code"], "0")
+		same(t, "oom_killed", ended.Details["oom_killed"], "false")
+		state := alloc.TaskStates["worker"]
+		same(t, "task state", state.State, "dead")
+		same(t, "failed", state.Failed, false)
+		if state.StartedAt.IsZero() || state.FinishedAt.Before(state.StartedAt) {
+			t.Errorf("started at %v, finished at %v", state.StartedAt, state.FinishedAt)
+		}
+		t.awaitJob(*job.ID, "dead")
+	}},
+	{"exit 1", func(t *nomadTest) {
+		job := t.job("exit", "1")
+		t.register(job)
+		alloc := t.awaitAlloc(*job.ID, "failed")
+		same(t, "description", alloc.ClientDescription, "Failed tasks")
+		same(t, "events", kinds(alloc), "Received, Task Setup, Started, Terminated, Not Restarting")
+		same(t, "exit code", t.eventOf(alloc, "Terminated").Details["exit_code"], "1")
+		last := t.eventOf(alloc, "Not Restarting")
+		same(t, "restart reason", last.Details["restart_reason"], "Policy allows no restarts")
+		same(t, "fails task", last.Details["fails_task"], "true")
+		same(t, "failed", alloc.TaskStates["worker"].Failed, true)
+		t.awaitJob(*job.ID, "dead")
+		same(t, "allocations", len(t.allocs(*job.ID)), 1)
+	}},
+	{"killed by a signal", func(t *nomadTest) {
+		job := t.job("kill")
+		t.register(job)
+		alloc := t.awaitAlloc(*job.ID, "failed")
+		ended := t.eventOf(alloc, "Terminated")
+		same(t, "exit code", ended.Details["exit_code"], "137")
+		if t.Driver == "raw_exec" {
+			same(t, "signal", ended.Details["signal"], "9")
+			same(t, "display", ended.DisplayMessage, "Exit Code: 137, Signal: 9")
+		}
+		t.eventOf(alloc, "Not Restarting")
+	}},
+	{"command that isn't there", func(t *nomadTest) {
+		job := t.job("exit", "0")
+		task := job.TaskGroups[0].Tasks[0]
+		if t.Driver == "docker" {
+			task.Config["image"] = "drover-no-such-image:1"
+		} else {
+			task.Config["command"] = "/no/such/command"
+		}
+		t.register(job)
+		alloc := t.awaitAlloc(*job.ID, "failed")
+		if t.eventOf(alloc, "Driver Failure").Details["driver_error"] == "" {
+			t.Error("the failure has no text")
+		}
+		same(t, "fails task", t.eventOf(alloc, "Not Restarting").Details["fails_task"], "true")
+		same(t, "started", alloc.TaskStates["worker"].StartedAt.IsZero(), true)
+	}},
+	{"deregister ends the task by its signal", func(t *nomadTest) {
+		job := t.job("sleep")
+		t.register(job)
+		t.awaitLine(t.awaitAlloc(*job.ID, "running"), "sleeping")
+		eval, _, err := t.Client.Jobs().Deregister(*job.ID, false, t.write())
+		t.check(err)
+		if eval == "" {
+			t.Error("no evaluation")
+		}
+		alloc := t.awaitAlloc(*job.ID, "complete")
+		same(t, "desired status", alloc.DesiredStatus, "stop")
+		same(t, "desired description", alloc.DesiredDescription, "alloc not needed due to job update")
+		same(t, "events", kinds(alloc), "Received, Task Setup, Started, Killing, Terminated, Killed")
+		same(t, "kill timeout", t.eventOf(alloc, "Killing").Details["kill_timeout"], "2s")
+		same(t, "killing", t.eventOf(alloc, "Killing").DisplayMessage, "Sent interrupt. Waiting 2s before force killing")
+		same(t, "exit code", t.eventOf(alloc, "Terminated").Details["exit_code"], "0")
+		same(t, "killed", t.eventOf(alloc, "Killed").DisplayMessage, "Task successfully killed")
+		same(t, "failed", alloc.TaskStates["worker"].Failed, false)
+		t.awaitJob(*job.ID, "dead")
+	}},
+	{"a deaf task is killed after its timeout", func(t *nomadTest) {
+		job := t.job("stubborn")
+		t.register(job)
+		t.awaitLine(t.awaitAlloc(*job.ID, "running"), "ignoring")
+		_, _, err := t.Client.Jobs().Deregister(*job.ID, false, t.write())
+		t.check(err)
+		alloc := t.awaitAlloc(*job.ID, "complete")
+		same(t, "exit code", t.eventOf(alloc, "Terminated").Details["exit_code"], "137")
+		same(t, "failed", alloc.TaskStates["worker"].Failed, false)
+	}},
+	{"purge ends the task and forgets the job", func(t *nomadTest) {
+		job := t.job("sleep")
+		t.register(job)
+		id := t.awaitAlloc(*job.ID, "running").ID
+		_, _, err := t.Client.Jobs().Deregister(*job.ID, true, t.write())
+		t.check(err)
+		t.eventually("the allocation to end", func() bool {
+			alloc, _, err := t.Client.Allocations().Info(id, t.read())
+			return err == nil && alloc.ClientStatus == "complete"
+		})
+	}},
+	{"stopping an allocation places another", func(t *nomadTest) {
+		job := t.job("sleep")
+		t.register(job)
+		first := t.awaitAlloc(*job.ID, "running")
+		_, err := t.Client.Allocations().Stop(first, t.read())
+		t.check(err)
+		var second *api.AllocationListStub
+		t.eventually("a running replacement", func() bool {
+			for _, a := range t.allocs(*job.ID) {
+				if a.ID != first.ID && a.ClientStatus == "running" {
+					second = a
+				}
+			}
+			return second != nil
+		})
+		replacement, _, err := t.Client.Allocations().Info(second.ID, t.read())
+		t.check(err)
+		same(t, "previous allocation", replacement.PreviousAllocation, first.ID)
+		t.eventually("the first to be complete", func() bool {
+			alloc, _, err := t.Client.Allocations().Info(first.ID, t.read())
+			return err == nil && alloc.ClientStatus == "complete" && alloc.DesiredStatus == "stop"
+		})
+	}},
+	{"environment of the task", func(t *nomadTest) {
+		parent := t.parameterized("env", "NOMAD_ALLOC_ID", "NOMAD_JOB_ID", "NOMAD_JOB_PARENT_ID", "NOMAD_META_item", "NOMAD_META_ATTEMPT",
+			"NOMAD_META_traceparent", "NOMAD_TASK_NAME", "NOMAD_GROUP_NAME", "NOMAD_MEMORY_LIMIT", "NOMAD_NAMESPACE", "NOMAD_DC", "OWN")
+		parent.TaskGroups[0].Tasks[0].Env = map[string]string{"OWN": "${NOMAD_TASK_NAME} on ${node.datacenter} ${unknown.x}"}
+		t.register(parent)
+		child := t.dispatch(parent, "", "").DispatchedJobID
+		alloc := t.awaitAlloc(child, "complete")
+		same(t, "environment", t.logs(alloc, "stdout"), strings.Join([]string{
+			"NOMAD_ALLOC_ID=" + alloc.ID, "NOMAD_JOB_ID=" + child, "NOMAD_JOB_PARENT_ID=" + *parent.ID, "NOMAD_META_item=i1", "NOMAD_META_ATTEMPT=1",
+			"NOMAD_META_traceparent=", "NOMAD_TASK_NAME=worker", "NOMAD_GROUP_NAME=worker", "NOMAD_MEMORY_LIMIT=32", "NOMAD_NAMESPACE=default",
+			"NOMAD_DC=dc1", "OWN=worker on dc1 ${unknown.x}", "",
+		}, "\n"))
+	}},
+	{"shipped file runs", func(t *nomadTest) {
+		job := t.parse(t.JobFile, t.Variables+"\nmemory = 64\ncores = 0\ncpu = 50\nenv = { TESTTASK = \"env CONSUL_HTTP_ADDR\" }\njob_id = \""+t.prefix+"-file\"\n")
+		t.register(job)
+		alloc := t.awaitAlloc(t.dispatch(job, "{}", "").DispatchedJobID, "complete")
+		out := t.logs(alloc, "stdout")
+		if !strings.HasPrefix(out, "CONSUL_HTTP_ADDR=") || strings.Contains(out, "$") || !strings.HasSuffix(out, ":8500\n") {
+			t.Errorf("the Consul address of the node is not in %q", out)
+		}
+	}},
+}
+
+func kinds(alloc *api.Allocation) string {
+	var out []string
+	for _, e := range alloc.TaskStates["worker"].Events {
+		if e.Type != "Driver" {
+			out = append(out, e.Type)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func (t *nomadTest) awaitJob(id, status string) {
+	t.Helper()
+	t.eventually("job "+id+" to be "+status, func() bool {
+		job, _, err := t.Client.Jobs().Info(id, t.read())
+		return err == nil && *job.Status == status
+	})
+}

@@ -1,0 +1,53 @@
+package contract_test
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/hashicorp/nomad/api"
+
+	"drover/internal/contract"
+	"drover/internal/devcluster/nomadd"
+	"drover/internal/testkit"
+	"drover/jobs"
+)
+
+func TestEmbeddedNomadRawExec(t *testing.T) {
+	contract.Nomad(t, func(t testing.TB) contract.NomadTarget { return rawExec(t, "embedded", embeddedNomad(t)) })
+}
+
+func TestRealNomadRawExec(t *testing.T) {
+	contract.Nomad(t, func(t testing.TB) contract.NomadTarget { return rawExec(t, "real", testkit.Nomad(t)) })
+}
+
+// embeddedNomad starts the embedded server behind a listener.
+func embeddedNomad(t testing.TB) *api.Client {
+	t.Helper()
+	server, err := nomadd.New(nomadd.Options{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := httptest.NewServer(server)
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Errorf("close the embedded nomad: %v", err)
+		}
+		listener.Close()
+	})
+	client, err := api.NewClient(&api.Config{Address: listener.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func rawExec(t testing.TB, name string, client *api.Client) contract.NomadTarget {
+	t.Helper()
+	binary := contract.BuildTestTask(t)
+	return contract.NomadTarget{
+		Name: name, Client: client, Driver: "raw_exec",
+		TaskConfig: func(args ...string) map[string]any { return map[string]any{"command": binary, "args": args} },
+		JobFile:    jobs.WorkerRawExec, Variables: fmt.Sprintf("command = %q\n", binary),
+	}
+}

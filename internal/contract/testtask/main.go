@@ -1,0 +1,120 @@
+// Command testtask is what the contract tests run as a task: one small static
+// binary whose arguments, or the words of $TESTTASK, say what it does.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	args := os.Args[1:]
+	if len(args) == 0 {
+		args = strings.Fields(os.Getenv("TESTTASK"))
+	}
+	if len(args) == 0 {
+		args = []string{"exit", "0"}
+	}
+	os.Exit(run(args, os.Stdout, os.Stderr))
+}
+
+// run does what args say and returns the exit code:
+//
+//	exit CODE           leave at once
+//	lines N CODE        print N numbered lines on each stream, then leave
+//	sleep               wait for SIGTERM and leave with 0
+//	stubborn            ignore SIGTERM
+//	kill                send itself SIGKILL
+//	trickle             print a line every 50 ms until SIGTERM
+//	env NAME...         print the variables
+//	payload             print the file that the dispatch payload is in
+//	eat MB              touch that much memory
+func run(args []string, stdout, stderr io.Writer) int {
+	terminated := make(chan os.Signal, 1)
+	switch args[0] {
+	case "exit":
+		return number(args, 1)
+	case "lines":
+		for i := range number(args, 1) {
+			fmt.Fprintf(stdout, "out %d\n", i)
+			fmt.Fprintf(stderr, "err %d\n", i)
+		}
+		return number(args, 2)
+	case "sleep":
+		signal.Notify(terminated, syscall.SIGTERM)
+		fmt.Fprintln(stdout, "sleeping")
+		<-terminated
+		return 0
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
+		fmt.Fprintln(stdout, "ignoring")
+		time.Sleep(time.Hour)
+		return 0
+	case "kill":
+		// PID 1 of a container gets no signal that it sends itself; a task of
+		// that kind is tested by the code that such an end has.
+		if os.Getpid() == 1 {
+			return 128 + int(syscall.SIGKILL)
+		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		return 0
+	case "trickle":
+		signal.Notify(terminated, syscall.SIGTERM)
+		tick := time.NewTicker(50 * time.Millisecond)
+		for i := 0; ; i++ {
+			fmt.Fprintf(stdout, "tick %d\n", i)
+			select {
+			case <-terminated:
+				return 0
+			case <-tick.C:
+			}
+		}
+	case "env":
+		for _, name := range args[1:] {
+			fmt.Fprintf(stdout, "%s=%s\n", name, os.Getenv(name))
+		}
+		return 0
+	case "payload":
+		data, err := os.ReadFile(filepath.Join(os.Getenv("NOMAD_TASK_DIR"), "item.json"))
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return 1
+		}
+		fmt.Fprintf(stdout, "%s", data)
+		return 0
+	case "eat":
+		return eat(number(args, 1))
+	default:
+		fmt.Fprintf(stderr, "unknown task %q\n", args[0])
+		return 2
+	}
+}
+
+func eat(megabytes int) int {
+	debug.SetGCPercent(-1)
+	held := make([][]byte, 0, megabytes)
+	for range megabytes {
+		block := make([]byte, 1<<20)
+		for i := 0; i < len(block); i += 4096 {
+			block[i] = 1
+		}
+		held = append(held, block)
+	}
+	return len(held) - megabytes
+}
+
+func number(args []string, i int) int {
+	if i >= len(args) {
+		return 0
+	}
+	n, _ := strconv.Atoi(args[i])
+	return n
+}

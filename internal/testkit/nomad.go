@@ -1,0 +1,128 @@
+package testkit
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// nomadStart bounds the wait for a new agent to have a ready node.
+const nomadStart = 60 * time.Second
+
+// Nomad returns a client of a real Nomad: the one at DROVER_TEST_NOMAD_ADDR,
+// or a development agent started for this test. Where there is neither the
+// test is skipped, unless DROVER_TEST_MUST_RUN names nomad.
+func Nomad(t testing.TB) *api.Client {
+	t.Helper()
+	addr := os.Getenv("DROVER_TEST_NOMAD_ADDR")
+	if addr == "" {
+		addr = startNomad(t)
+	}
+	client, err := api.NewClient(&api.Config{Address: addr})
+	if err != nil {
+		t.Fatalf("make a client of nomad at %s: %v", addr, err)
+	}
+	return client
+}
+
+// NomadBinary is the path of the nomad command; without one the test is
+// skipped, unless DROVER_TEST_MUST_RUN names nomad.
+func NomadBinary(t testing.TB) string {
+	t.Helper()
+	binary, err := exec.LookPath("nomad")
+	if err != nil {
+		SkipWithout(t, "nomad", "it is not on the PATH")
+	}
+	return binary
+}
+
+// startNomad starts a development agent on free ports of the loopback and
+// waits until its node is ready. The agent ends with the test.
+func startNomad(t testing.TB) string {
+	t.Helper()
+	binary := NomadBinary(t)
+	ports := FreePorts(t, 3)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "agent.hcl")
+	if err := os.WriteFile(config, []byte(nomadConfig(filepath.Join(dir, "data"), ports)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	logPath := filepath.Join(dir, "agent.log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := exec.Command(binary, "agent", "-dev", "-config="+config)
+	agent.Stdout, agent.Stderr = log, log
+	agent.Env = slices.DeleteFunc(os.Environ(), func(pair string) bool { return strings.HasPrefix(pair, "AWS_CA_BUNDLE=") })
+	if err := agent.Start(); err != nil {
+		t.Fatalf("start nomad: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = agent.Process.Signal(syscall.SIGINT)
+		_ = agent.Wait()
+		_ = log.Close()
+	})
+	addr := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+	if err := awaitNode(addr); err != nil {
+		text, _ := os.ReadFile(logPath)
+		t.Fatalf("%v; its log ends with\n%s", err, text[max(0, len(text)-2000):])
+	}
+	return addr
+}
+
+func nomadConfig(dataDir string, ports []int) string {
+	return fmt.Sprintf(`
+bind_addr = "127.0.0.1"
+data_dir  = %q
+disable_update_check = true
+ports {
+  http = %d
+  rpc  = %d
+  serf = %d
+}
+client {
+  options = {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }
+}
+plugin "docker" {
+  config {
+    volumes {
+      enabled = true
+    }
+    gc {
+      image = false
+    }
+  }
+}
+`, dataDir, ports[0], ports[1], ports[2])
+}
+
+func awaitNode(addr string) error {
+	client, err := api.NewClient(&api.Config{Address: addr, HttpClient: &http.Client{Timeout: 5 * time.Second}})
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for deadline := time.Now().Add(nomadStart); time.Now().Before(deadline); <-tick.C {
+		nodes, _, err := client.Nodes().List(nil)
+		if err == nil && len(nodes) > 0 && nodes[0].Status == "ready" {
+			return nil
+		}
+		last = err
+	}
+	return fmt.Errorf("nomad at %s has no ready node: %w", addr, cmp.Or(last, os.ErrDeadlineExceeded))
+}
