@@ -46,6 +46,7 @@ type Term struct {
 	commits chan *commit
 	closed  chan struct{} // closed when no commit can be answered any more
 	tasks   sync.WaitGroup
+	resign  sync.Once
 }
 
 // Lead waits until the candidate leads and returns its term. The term ends with
@@ -73,12 +74,15 @@ func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 // Context ends with the term; its cause says why.
 func (t *Term) Context() context.Context { return t.ctx }
 
-// Resign ends the term and lets another server lead at once.
+// Resign ends the term and lets another server lead at once. Doing it twice
+// changes nothing.
 func (t *Term) Resign() {
-	t.cancel(work.ErrFenced)
-	t.tasks.Wait()
-	close(t.closed)
-	t.leave()
+	t.resign.Do(func() {
+		t.cancel(work.ErrFenced)
+		t.tasks.Wait()
+		close(t.closed)
+		t.leave()
+	})
 }
 
 func (t *Term) lose(cause error) { t.cancel(cause) }

@@ -1,0 +1,263 @@
+package consul_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-cleanhttp"
+
+	"drover/consul"
+	"drover/internal/devcluster/consuld"
+	"drover/internal/testkit"
+	"drover/internal/work"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const (
+	patience  = 20 * time.Second
+	leaderTTL = 2 * time.Second
+)
+
+// onBoth runs a test against the embedded Consul and the real one.
+func onBoth(t *testing.T, test func(t *testing.T, open opener)) {
+	t.Helper()
+	for name, address := range map[string]func(t *testing.T) string{"embedded": embedded, "real": func(t *testing.T) string { return testkit.ConsulAddress(t) }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, prefix := address(t), "test/"+work.NewID(time.Now())
+			test(t, func(via ...http.RoundTripper) *consul.Client { return open(t, addr, prefix, via...) })
+		})
+	}
+}
+
+func embedded(t *testing.T) string {
+	t.Helper()
+	server := consuld.New(consuld.Options{})
+	listener := httptest.NewServer(server)
+	t.Cleanup(func() { server.Close(); listener.Close() })
+	return listener.Listener.Addr().String()
+}
+
+// opener opens a client of the test's own Consul and prefix, over the connection given if there is one.
+type opener func(via ...http.RoundTripper) *consul.Client
+
+func open(t *testing.T, address, prefix string, via ...http.RoundTripper) *consul.Client {
+	t.Helper()
+	pooled := cleanhttp.DefaultPooledTransport()
+	t.Cleanup(pooled.CloseIdleConnections)
+	var transport http.RoundTripper = pooled
+	if len(via) > 0 {
+		transport = via[0]
+	}
+	client, err := consul.Open(consul.Options{Address: address, Prefix: prefix, Transport: transport})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func lead(t *testing.T, client *consul.Client, id string) *consul.Term {
+	t.Helper()
+	term, err := client.Lead(t.Context(), consul.Candidate{Leader: consul.Leader{ID: id, Address: id}, TTL: leaderTTL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(term.Resign)
+	return term
+}
+
+func newItem(task string) *work.Item {
+	spec := work.Spec{Repository: "https://git.example.org/a/b.git", Task: task}.WithDefaults(work.NewDefaults())
+	item := work.NewItem(work.NewID(time.Now()), spec, time.Now().UTC())
+	return &item
+}
+
+func TestDeposedLeaderCanWriteNothing(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		first, second := open(), open()
+		old := lead(t, first, "a")
+		if err := old.Commit(t.Context(), work.Change{PutItem: newItem("before")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := second.DestroyLeaderSession(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		lead(t, second, "b")
+		if err := old.Commit(t.Context(), work.Change{PutItem: newItem("after")}); !errors.Is(err, work.ErrFenced) {
+			t.Fatalf("commit of a deposed leader: %v", err)
+		}
+		items, err := second.Items(t.Context())
+		if err != nil || len(items) != 1 || items[0].Spec.Task != "before" {
+			t.Fatalf("%v %v", items, err)
+		}
+		<-old.Context().Done()
+		if !errors.Is(context.Cause(old.Context()), work.ErrFenced) {
+			t.Fatalf("the term ended because %v", context.Cause(old.Context()))
+		}
+	})
+}
+
+func TestResignLetsTheNextLeadAtOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		first := lead(t, open(), "a")
+		client := open()
+		leads := make(chan *consul.Term, 1)
+		go func() {
+			term, err := client.Lead(t.Context(), consul.Candidate{Leader: consul.Leader{ID: "b", Address: "b"}, TTL: leaderTTL})
+			if err != nil {
+				t.Error(err)
+			}
+			leads <- term
+		}()
+		first.Resign()
+		next := <-leads
+		if next == nil {
+			return
+		}
+		defer next.Resign()
+		leader, err := client.Leader(t.Context())
+		if err != nil || leader.ID != "b" {
+			t.Fatalf("%v %v", leader, err)
+		}
+	})
+}
+
+func TestSilentLeaderLosesItsTerm(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		cut := &switchable{base: cleanhttp.DefaultPooledTransport()}
+		t.Cleanup(cut.base.(*http.Transport).CloseIdleConnections)
+		old := lead(t, open(cut), "a")
+		cut.off()
+		lead(t, client, "b")
+		<-old.Context().Done()
+		if err := old.Commit(t.Context(), work.Change{PutItem: newItem("late")}); !errors.Is(err, work.ErrFenced) {
+			t.Fatalf("%v", err)
+		}
+	})
+}
+
+// switchable is a connection that can be cut.
+type switchable struct {
+	base http.RoundTripper
+	mu   sync.Mutex
+	cut  bool
+}
+
+func (s *switchable) off() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut = true
+}
+
+func (s *switchable) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	cut := s.cut
+	s.mu.Unlock()
+	if cut {
+		return nil, errors.New("connection cut")
+	}
+	return s.base.RoundTrip(r)
+}
+
+func TestCommitsTogetherAreAllStored(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		const callers = 300
+		errs := make(chan error, callers)
+		for i := range callers {
+			go func() { errs <- term.Commit(t.Context(), work.Change{PutItem: newItem(fmt.Sprint("task ", i))}) }()
+		}
+		for range callers {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		items, err := client.Items(t.Context())
+		if err != nil || len(items) != callers {
+			t.Fatalf("%d items, %v", len(items), err)
+		}
+	})
+}
+
+// TestRefusedCommitHarmsNoOther closes a claim that a worker has taken meanwhile, beside commits that are fine.
+func TestRefusedCommitHarmsNoOther(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		item := newItem("x")
+		claim := work.Claim{Attempt: work.NewAttemptID(item.ID, 1), Ended: true}
+		if err := term.Commit(t.Context(), work.Change{CloseClaim: &work.CloseClaim{Claim: claim}}); err != nil {
+			t.Fatal(err)
+		}
+		errs := make(chan error, 20)
+		for range 20 {
+			go func() { errs <- term.Commit(t.Context(), work.Change{PutItem: newItem("fine")}) }()
+		}
+		claim.Node = "another"
+		if err := term.Commit(t.Context(), work.Change{CloseClaim: &work.CloseClaim{Claim: claim}}); !errors.Is(err, work.ErrConflict) {
+			t.Fatalf("stale claim: %v", err)
+		}
+		for range 20 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, index, err := client.Claim(t.Context(), claim.Attempt)
+		if err != nil || index == 0 {
+			t.Fatalf("%d %v", index, err)
+		}
+		if err := term.Commit(t.Context(), work.Change{CloseClaim: &work.CloseClaim{Claim: claim, Index: index}}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestOversizedCommitIsRefusedAndHarmless(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		big := newItem(string(make([]byte, 600<<10)))
+		if err := term.Commit(t.Context(), work.Change{PutItem: big}); !errors.Is(err, work.ErrInvalid) {
+			t.Fatal(err)
+		}
+		if err := term.Commit(t.Context(), work.Change{PutItem: newItem("small")}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestKeptLogsComeBackWhole(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		a := work.NewAttemptID(work.NewID(time.Now()), 1)
+		if logs, err := client.Logs(t.Context(), a); err != nil || logs != nil {
+			t.Fatalf("%v %v", logs, err)
+		}
+		want := &work.KeptLogs{Attempt: a, Stdout: []string{"one", "two"}, Stderr: []string{"three"}}
+		if err := term.Commit(t.Context(), work.Change{PutLogs: want}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.Logs(t.Context(), a)
+		if err != nil || len(got.Stdout) != 2 || got.Stderr[0] != "three" {
+			t.Fatalf("%v %v", got, err)
+		}
+	})
+}
+
+func TestUnreachableConsulIsUnavailable(t *testing.T) {
+	t.Parallel()
+	client := open(t, "127.0.0.1:1", "x")
+	if _, err := client.Items(t.Context()); !errors.Is(err, work.ErrUnavailable) {
+		t.Fatal(err)
+	}
+}
