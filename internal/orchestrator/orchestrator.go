@@ -59,6 +59,7 @@ type Orchestrator struct {
 	index   atomic.Uint64 // of Nomad, from which to watch
 	ready   chan struct{} // closed when the stored items are loaded
 	tasks   *errgroup.Group
+	term    context.Context // of Run: work that outlives the call that began it
 
 	mu       sync.Mutex // guards what follows
 	entries  map[string]*entry
@@ -93,12 +94,12 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 	}
 	var group *errgroup.Group
 	group, ctx = errgroup.WithContext(ctx)
-	o.tasks = group
+	o.tasks, o.term = group, ctx
+	close(o.ready)
 	if err := o.reconcile(ctx); err != nil {
 		o.log.Warn("first comparison failed, trying again", "error", err)
 		nudge(o.look)
 	}
-	close(o.ready)
 	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop} {
 		group.Go(func() error { return loop(ctx) })
 	}
@@ -193,6 +194,9 @@ func (o *Orchestrator) openItems() []*entry {
 // spawn runs f beside the loops, at most parallel at a time; it waits for a
 // slot, and the term waits for f.
 func (o *Orchestrator) spawn(ctx context.Context, f func()) {
+	if ctx.Err() != nil {
+		return
+	}
 	select {
 	case o.slots <- struct{}{}:
 	case <-ctx.Done():

@@ -61,6 +61,7 @@ func (o *Orchestrator) reconcile(ctx context.Context) error {
 	for _, e := range o.openItems() {
 		o.missing(ctx, e, listed, began)
 	}
+	o.expire(ctx, began)
 	results, _, err := o.store.Results(ctx, 0)
 	if err != nil {
 		return err
@@ -165,6 +166,26 @@ func (o *Orchestrator) reportUnknown(child work.Child) {
 	o.mu.Unlock()
 	if !known {
 		o.log.Warn("a child of the worker job was not dispatched by drover and is left alone", "child", child.ID, "status", child.Status)
+	}
+}
+
+// expire fails items that waited for a first dispatch longer than they may.
+func (o *Orchestrator) expire(ctx context.Context, now time.Time) {
+	for _, item := range o.snapshot() {
+		since := item.CreatedAt
+		if item.Spec.NotBefore.After(since) {
+			since = item.Spec.NotBefore
+		}
+		if item.State == work.StateQueued && len(item.Attempts) == 0 && now.Sub(since) > item.Spec.Limits.QueueTimeout.Std() {
+			e := o.entry(item.ID)
+			o.spawn(ctx, func() {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				if e.item.Load().State == work.StateQueued {
+					o.complain("item not expired", item.ID, o.apply(ctx, e, work.Expired{}))
+				}
+			})
+		}
 	}
 }
 
