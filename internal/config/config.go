@@ -1,0 +1,291 @@
+// Package config is the configuration of a server: defaults, HCL files and the
+// environment, in this order. Files and environment fill one Config; Validate
+// names everything that is wrong with it.
+package config
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"drover/internal/work"
+)
+
+// DefaultAddress is where a server listens and where the CLI looks for one.
+const DefaultAddress = "127.0.0.1:4700"
+
+// Worker drivers.
+const (
+	DriverDocker  = "docker"
+	DriverRawExec = "raw_exec" // a plain process; for development alone
+)
+
+// Defaults of the orchestrator block.
+const (
+	DefaultMaxInFlight       = 32
+	DefaultReconcileInterval = Duration("30s")
+	DefaultLeaderTTL         = Duration("15s")
+	DefaultLogLevel          = "info"
+)
+
+// Config is everything a server can be told.
+type Config struct {
+	HTTP         HTTP
+	Consul       Consul
+	Nomad        Nomad
+	Worker       Worker
+	ItemDefaults ItemDefaults
+	Retry        Retry
+	Orchestrator Orchestrator
+	QueueBlocks  []Queue
+}
+
+// HTTP is how the API is served.
+type HTTP struct {
+	Address   string `hcl:"address,optional"`    // host:port to listen on
+	Advertise string `hcl:"advertise,optional"`  // host:port where other servers and clients reach it; Address if empty
+	TLSCert   string `hcl:"tls_cert,optional"`   // file
+	TLSKey    string `hcl:"tls_key,optional"`    // file
+	TLSCA     string `hcl:"tls_ca,optional"`     // file; clients must then have a certificate of this CA
+	TokenFile string `hcl:"token_file,optional"` // the token's file; DROVER_TOKEN comes first
+	// Token is what clients have to show; none is asked for if empty.
+	Token Secret
+}
+
+// URL returns where other servers and clients reach the API.
+func (h HTTP) URL() string {
+	scheme := "http://"
+	if h.TLSCert != "" {
+		scheme = "https://"
+	}
+	return scheme + cmp.Or(h.Advertise, h.Address)
+}
+
+// Consul is how the server reaches Consul. What is empty comes from the
+// environment, as the consul CLI reads it.
+type Consul struct {
+	Address   string `hcl:"address,optional"`
+	TokenFile string `hcl:"token_file,optional"`
+	Prefix    string `hcl:"prefix,optional"` // of all keys
+	// Token is what TokenFile holds.
+	Token Secret
+}
+
+// Nomad is how the server reaches Nomad. What is empty comes from the
+// environment, as the nomad CLI reads it.
+type Nomad struct {
+	Address   string `hcl:"address,optional"`
+	TokenFile string `hcl:"token_file,optional"`
+	Namespace string `hcl:"namespace,optional"`
+	Region    string `hcl:"region,optional"`
+	// Token is what TokenFile holds.
+	Token Secret
+}
+
+// Worker is how attempts are run.
+type Worker struct {
+	JobID       string            `hcl:"job_id,optional"`
+	Driver      string            `hcl:"driver,optional"`       // DriverDocker or DriverRawExec
+	SpecFile    string            `hcl:"spec_file,optional"`    // job specification to use instead of the one shipped
+	Image       string            `hcl:"image,optional"`        // of items that name none
+	Binary      string            `hcl:"binary,optional"`       // path of drover-worker on the nodes, for DriverRawExec
+	NetworkMode string            `hcl:"network_mode,optional"` // Docker's
+	ConsulAddr  string            `hcl:"consul_addr,optional"`  // Consul agent of a worker; its node's if empty
+	SecretsPath string            `hcl:"secrets_path,optional"` // Nomad variable that becomes the worker's environment
+	Datacenters []string          `hcl:"datacenters,optional"`
+	Env         map[string]string `hcl:"env,optional"` // never a secret
+	KillTimeout Duration          `hcl:"kill_timeout,optional"`
+}
+
+// ItemDefaults fill what an item leaves open.
+type ItemDefaults struct {
+	Command       []string `hcl:"command,optional"` // the agent's
+	MemoryMB      int      `hcl:"memory_mb,optional"`
+	MemoryMaxMB   int      `hcl:"memory_max_mb,optional"`
+	Cores         int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
+	CPUMHz        int      `hcl:"cpu_mhz,optional"`
+	PIDs          int      `hcl:"pids,optional"`
+	MaxIterations int      `hcl:"max_iterations,optional"`
+	Timeout       Duration `hcl:"timeout,optional"`
+	HeartbeatTTL  Duration `hcl:"heartbeat_ttl,optional"`
+	StartTimeout  Duration `hcl:"start_timeout,optional"`
+	QueueTimeout  Duration `hcl:"queue_timeout,optional"`
+	TestTimeout   Duration `hcl:"test_timeout,optional"`
+	PRProvider    string   `hcl:"pr_provider,optional"`
+	PRAPIURL      string   `hcl:"pr_api_url,optional"`
+}
+
+// Retry is what happens to items whose attempt ended.
+type Retry struct {
+	Backoff          []Duration        `hcl:"backoff,optional"`       // before retry 1, 2, …; the last repeats
+	StartBackoff     []Duration        `hcl:"start_backoff,optional"` // after start failure 1, 2, …; the last repeats
+	RateLimitWait    Duration          `hcl:"rate_limit_wait,optional"`
+	MaxRetries       int               `hcl:"max_retries,optional"`
+	MaxRequeues      int               `hcl:"max_requeues,optional"`
+	MaxStartFailures int               `hcl:"max_start_failures,optional"`
+	Jitter           float64           `hcl:"jitter,optional"`        // share added to a wait at most, 0 to 1
+	MemoryGrowth     float64           `hcl:"memory_growth,optional"` // factor after an OOM
+	Actions          map[string]string `hcl:"actions,optional"`       // reason to action; others stay as they are
+}
+
+// Orchestrator is how the leader works, and how servers log.
+type Orchestrator struct {
+	MaxInFlight       int      `hcl:"max_in_flight,optional"` // attempts dispatched and not ended, over all queues
+	ReconcileInterval Duration `hcl:"reconcile_interval,optional"`
+	LeaderTTL         Duration `hcl:"leader_ttl,optional"` // silence after which another server may lead
+	LogLevel          string   `hcl:"log_level,optional"`
+	LogJSON           bool     `hcl:"log_json,optional"`
+}
+
+// Queue is a queue that items can name.
+type Queue struct {
+	Name        string `hcl:"name,label"`
+	MaxInFlight int    `hcl:"max_in_flight,optional"` // attempts in flight at a time; 0 is no limit of its own
+}
+
+// Default returns the configuration of a server that was told nothing.
+func Default() Config {
+	d, r := work.NewDefaults(), work.DefaultRetryPolicy()
+	return Config{
+		HTTP:   HTTP{Address: DefaultAddress},
+		Consul: Consul{Prefix: "drover/"},
+		Worker: Worker{
+			JobID: "drover-worker", Driver: DriverDocker, NetworkMode: "bridge",
+			SecretsPath: "nomad/jobs/drover-worker", Datacenters: []string{"*"}, KillTimeout: "20s",
+		},
+		ItemDefaults: ItemDefaults{
+			MemoryMB: d.Resources.MemoryMB, PIDs: d.Resources.PIDs, MaxIterations: d.Limits.MaxIterations,
+			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), StartTimeout: text(d.Limits.StartTimeout),
+			QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
+		},
+		Retry: Retry{
+			Backoff: texts(r.Backoff), StartBackoff: texts(r.StartBackoff), RateLimitWait: text(r.RateLimitWait),
+			MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
+			Jitter: r.Jitter, MemoryGrowth: r.MemoryGrowth,
+		},
+		Orchestrator: Orchestrator{
+			MaxInFlight: DefaultMaxInFlight, ReconcileInterval: DefaultReconcileInterval,
+			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel,
+		},
+	}
+}
+
+// Defaults returns what fills the open fields of an item.
+func (c Config) Defaults() work.Defaults {
+	d := c.ItemDefaults
+	cores := d.Cores
+	if cores == 0 && d.CPUMHz == 0 {
+		cores = work.DefaultCores
+	}
+	defaults := work.Defaults{
+		Command: d.Command,
+		Resources: work.Resources{
+			MemoryMB: d.MemoryMB, MemoryMaxMB: d.MemoryMaxMB, Cores: cores, CPUMHz: d.CPUMHz, PIDs: d.PIDs,
+		},
+		Limits: work.Limits{
+			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(),
+			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
+		},
+		Test: work.Test{Timeout: d.TestTimeout.work()},
+		PR:   work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
+	}
+	if c.Worker.Driver == DriverDocker {
+		defaults.Image = c.Worker.Image
+	}
+	return defaults
+}
+
+// RetryPolicy returns what decides about ended attempts.
+func (c Config) RetryPolicy() work.RetryPolicy {
+	policy := work.RetryPolicy{
+		Actions: work.DefaultActions(),
+		Backoff: workAll(c.Retry.Backoff), StartBackoff: workAll(c.Retry.StartBackoff), RateLimitWait: c.Retry.RateLimitWait.work(),
+		MaxRetries: c.Retry.MaxRetries, MaxRequeues: c.Retry.MaxRequeues, MaxStartFailures: c.Retry.MaxStartFailures,
+		Jitter: c.Retry.Jitter, MemoryGrowth: c.Retry.MemoryGrowth,
+	}
+	return policy.With(&work.RetryOverride{Actions: c.Retry.actions()})
+}
+
+func (r Retry) actions() map[work.Reason]work.Action {
+	actions := make(map[work.Reason]work.Action, len(r.Actions))
+	for reason, action := range r.Actions {
+		actions[work.Reason(reason)] = work.Action(action)
+	}
+	return actions
+}
+
+// QueueLimits returns every queue and the attempts it may have in flight, 0 for
+// no limit of its own. The default queue is always among them.
+func (c Config) QueueLimits() map[string]int {
+	limits := map[string]int{work.DefaultQueue: 0}
+	for _, q := range c.QueueBlocks {
+		limits[q.Name] = q.MaxInFlight
+	}
+	return limits
+}
+
+// Queues returns the names of all queues, sorted.
+func (c Config) Queues() []string { return slices.Sorted(maps.Keys(c.QueueLimits())) }
+
+// Duration is a time.Duration as it is written: "90s", "2h". Validate refuses
+// what is none; an empty one is zero.
+type Duration string
+
+// Std returns d as a time.Duration, zero if it is not one.
+func (d Duration) Std() time.Duration { return d.work().Std() }
+
+func (d Duration) work() work.Duration {
+	v, err := d.parse()
+	if err != nil {
+		return 0
+	}
+	return v
+}
+
+func (d Duration) parse() (v work.Duration, err error) {
+	if d == "" {
+		return 0, nil
+	}
+	err = v.UnmarshalText([]byte(d))
+	return v, err
+}
+
+func text(d work.Duration) Duration { return Duration(d.String()) }
+
+func texts(durations []work.Duration) []Duration {
+	out := make([]Duration, len(durations))
+	for i, d := range durations {
+		out[i] = text(d)
+	}
+	return out
+}
+
+func workAll(durations []Duration) []work.Duration {
+	out := make([]work.Duration, len(durations))
+	for i, d := range durations {
+		out[i] = d.work()
+	}
+	return out
+}
+
+// Secret is a string that no log or dump shows.
+type Secret string
+
+const hidden = "(hidden)"
+
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return hidden
+}
+
+// GoString hides the secret from %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText hides the secret from JSON.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() string { return string(s) }

@@ -1,0 +1,294 @@
+package config_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"drover/internal/config"
+	"drover/internal/work"
+	"drover/jobs"
+)
+
+func env(pairs map[string]string) func(string) string {
+	return func(name string) string { return pairs[name] }
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t *testing.T, text string) config.Config {
+	t.Helper()
+	c, err := config.Load(env(nil), write(t, "drover.hcl", text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestDefaultIsValidAndSaysWhatTheDomainSays(t *testing.T) {
+	t.Parallel()
+	c := config.Default()
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	if got, want := c.Defaults(), work.NewDefaults(); !reflect.DeepEqual(got, want) {
+		t.Errorf("defaults\n got %+v\nwant %+v", got, want)
+	}
+	if got, want := c.RetryPolicy(), work.DefaultRetryPolicy(); !reflect.DeepEqual(got, want) {
+		t.Errorf("retry policy\n got %+v\nwant %+v", got, want)
+	}
+	if got := c.Queues(); !slices.Equal(got, []string{"default"}) {
+		t.Errorf("queues %v", got)
+	}
+}
+
+func TestFileChangesOnlyWhatItNames(t *testing.T) {
+	t.Parallel()
+	c := load(t, `
+		http { address = "127.0.0.1:9000" }
+		consul { prefix = "team/drover/" }
+		nomad {
+		  address   = "http://nomad:4646"
+		  namespace = "agents"
+		}
+		worker {
+		  image = "drover-worker:1"
+		  env   = { LANG = "C.UTF-8" }
+		}
+		defaults {
+		  command = ["agent", "--print"]
+		  cpu_mhz = 500
+		  timeout = "30m"
+		}
+		retry {
+		  backoff = ["10s", "20s"]
+		  actions = { timeout = "fail" }
+		}
+		orchestrator { max_in_flight = 4 }
+		queue "slow" { max_in_flight = 1 }
+		queue "default" { max_in_flight = 3 }
+	`)
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.HTTP.Address = "127.0.0.1:9000"
+	want.Consul.Prefix = "team/drover/"
+	want.Nomad.Address, want.Nomad.Namespace = "http://nomad:4646", "agents"
+	want.Worker.Image, want.Worker.Env = "drover-worker:1", map[string]string{"LANG": "C.UTF-8"}
+	want.ItemDefaults.Command, want.ItemDefaults.CPUMHz, want.ItemDefaults.Timeout = []string{"agent", "--print"}, 500, "30m"
+	want.Retry.Backoff, want.Retry.Actions = []config.Duration{"10s", "20s"}, map[string]string{"timeout": "fail"}
+	want.Orchestrator.MaxInFlight = 4
+	want.QueueBlocks = []config.Queue{{Name: "slow", MaxInFlight: 1}, {Name: "default", MaxInFlight: 3}}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("configuration\n got %+v\nwant %+v", c, want)
+	}
+
+	d := c.Defaults()
+	if d.Image != "drover-worker:1" || d.Resources.Cores != 0 || d.Resources.CPUMHz != 500 || d.Limits.Timeout.Std() != 30*time.Minute {
+		t.Errorf("defaults %+v", d)
+	}
+	p := c.RetryPolicy()
+	if p.Actions[work.ReasonTimeout] != work.ActFail || p.Actions[work.ReasonCrashed] != work.ActRetry || p.Backoff[1].Std() != 20*time.Second {
+		t.Errorf("retry policy %+v", p)
+	}
+	if got, want := c.QueueLimits(), map[string]int{"default": 3, "slow": 1}; !reflect.DeepEqual(got, want) {
+		t.Errorf("queue limits %v, want %v", got, want)
+	}
+}
+
+func TestLaterFilesAndTheEnvironmentWin(t *testing.T) {
+	t.Parallel()
+	token := write(t, "token", "from-file\n")
+	first := write(t, "a.hcl", fmt.Sprintf("http {\n address = \"127.0.0.1:1\"\n token_file = %q\n}\norchestrator { max_in_flight = 1 }", token))
+	second := write(t, "b.hcl", `http { address = "127.0.0.1:2" }`)
+
+	c, err := config.Load(env(nil), first, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.HTTP.Address != "127.0.0.1:2" || c.Orchestrator.MaxInFlight != 1 || c.HTTP.Token.Reveal() != "from-file" {
+		t.Errorf("address %s, in flight %d, token %q", c.HTTP.Address, c.Orchestrator.MaxInFlight, c.HTTP.Token.Reveal())
+	}
+
+	c, err = config.Load(env(map[string]string{
+		config.EnvAddress: "0.0.0.0:3", config.EnvAdvertise: "drover:3", config.EnvToken: "from-env", config.EnvLogJSON: "true",
+		config.EnvLogLevel: "debug", config.EnvImage: "w:2",
+	}), first, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	if c.HTTP.Address != "0.0.0.0:3" || c.HTTP.URL() != "http://drover:3" || c.HTTP.Token.Reveal() != "from-env" {
+		t.Errorf("http %+v", c.HTTP)
+	}
+	if !c.Orchestrator.LogJSON || c.Orchestrator.LogLevel != "debug" || c.Worker.Image != "w:2" {
+		t.Errorf("orchestrator %+v, worker %+v", c.Orchestrator, c.Worker)
+	}
+}
+
+func TestSecretsAreInNoDump(t *testing.T) {
+	t.Parallel()
+	c := config.Default()
+	c.HTTP.Token, c.Consul.Token, c.Nomad.Token = "s3cret", "s3cret", "s3cret"
+	encoded, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dump := range []string{string(encoded), fmt.Sprintf("%v %+v %#v", c, c, c)} {
+		if strings.Contains(dump, "s3cret") {
+			t.Errorf("dump shows a token: %s", dump)
+		}
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ text, says string }{
+		"unknown block":     {`htttp {}`, "htttp"},
+		"unknown attribute": {`http { adress = "x" }`, "adress"},
+		"wrong type":        {`orchestrator { max_in_flight = "many" }`, "number is required"},
+		"syntax":            {`http {`, "drover.hcl:1"},
+		"token in a file":   {`http { token = "x" }`, "token"},
+		"missing token":     {`http { token_file = "/nonexistent/token" }`, "http.token_file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := config.Load(env(nil), write(t, "drover.hcl", test.text))
+			if !errors.Is(err, work.ErrInvalid) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want one line with %q that is ErrInvalid", err, test.says)
+			}
+		})
+	}
+	if _, err := config.Load(env(nil), "/nonexistent/drover.hcl"); !errors.Is(err, work.ErrInvalid) {
+		t.Errorf("missing file: %v", err)
+	}
+	if _, err := config.Load(env(map[string]string{config.EnvLogJSON: "maybe"})); !errors.Is(err, work.ErrInvalid) {
+		t.Errorf("bad %s: %v", config.EnvLogJSON, err)
+	}
+}
+
+func TestValidateNamesTheField(t *testing.T) {
+	t.Parallel()
+	for field, change := range map[string]func(c *config.Config){
+		"http.address: \"nowhere\"":       func(c *config.Config) { c.HTTP.Address = "nowhere" },
+		"http.address: 192.0.2.1:4700 is": func(c *config.Config) { c.HTTP.Address = "192.0.2.1:4700" },
+		"http.advertise: must be given":   func(c *config.Config) { c.HTTP.Address, c.HTTP.Token = "0.0.0.0:4700", "t" },
+		"http.advertise: \"0.0.0.0:1\"":   func(c *config.Config) { c.HTTP.Advertise = "0.0.0.0:1" },
+		"http.tls_cert":                   func(c *config.Config) { c.HTTP.TLSCert = "cert.pem" },
+		"http.tls_ca":                     func(c *config.Config) { c.HTTP.TLSCA = "ca.pem" },
+		"consul.prefix":                   func(c *config.Config) { c.Consul.Prefix = "drover" },
+		"nomad.address":                   func(c *config.Config) { c.Nomad.Address = "nomad" },
+		"worker.job_id":                   func(c *config.Config) { c.Worker.JobID = " " },
+		"worker.driver":                   func(c *config.Config) { c.Worker.Driver = "podman" },
+		"worker.binary":                   func(c *config.Config) { c.Worker.Driver = config.DriverRawExec },
+		"worker.kill_timeout":             func(c *config.Config) { c.Worker.KillTimeout = "soon" },
+		"worker.secrets_path":             func(c *config.Config) { c.Worker.SecretsPath = "" },
+		"worker.datacenters":              func(c *config.Config) { c.Worker.Datacenters = nil },
+		"defaults.memory_mb":              func(c *config.Config) { c.ItemDefaults.MemoryMB = 0 },
+		"defaults.memory_max_mb":          func(c *config.Config) { c.ItemDefaults.MemoryMaxMB = 1 },
+		"defaults.cores":                  func(c *config.Config) { c.ItemDefaults.Cores, c.ItemDefaults.CPUMHz = 1, 1 },
+		"defaults.pids":                   func(c *config.Config) { c.ItemDefaults.PIDs = 0 },
+		"defaults.max_iterations":         func(c *config.Config) { c.ItemDefaults.MaxIterations = -1 },
+		"defaults.timeout":                func(c *config.Config) { c.ItemDefaults.Timeout = "-1h" },
+		"defaults.heartbeat_ttl":          func(c *config.Config) { c.ItemDefaults.HeartbeatTTL = "5s" },
+		"defaults.pr_provider":            func(c *config.Config) { c.ItemDefaults.PRProvider = "gitlab" },
+		"retry.backoff":                   func(c *config.Config) { c.Retry.Backoff = nil },
+		"retry.start_backoff[1]":          func(c *config.Config) { c.Retry.StartBackoff = []config.Duration{"1s", "x"} },
+		"retry.max_retries":               func(c *config.Config) { c.Retry.MaxRetries = -1 },
+		"retry.jitter":                    func(c *config.Config) { c.Retry.Jitter = 2 },
+		"retry.memory_growth":             func(c *config.Config) { c.Retry.MemoryGrowth = 0.5 },
+		"retry.actions: unknown reason":   func(c *config.Config) { c.Retry.Actions = map[string]string{"bored": "retry"} },
+		"retry.actions: action \"nap\"":   func(c *config.Config) { c.Retry.Actions = map[string]string{"timeout": "nap"} },
+		"orchestrator.max_in_flight":      func(c *config.Config) { c.Orchestrator.MaxInFlight = 0 },
+		"orchestrator.leader_ttl":         func(c *config.Config) { c.Orchestrator.LeaderTTL = "5s" },
+		"orchestrator.log_level":          func(c *config.Config) { c.Orchestrator.LogLevel = "loud" },
+		`queue "A b"`:                     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "A b"}} },
+		`queue "a": is defined twice`:     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a"}, {Name: "a"}} },
+		`queue "a".max_in_flight`:         func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a", MaxInFlight: -1}} },
+	} {
+		c := config.Default()
+		change(&c)
+		err := c.Validate()
+		if !errors.Is(err, work.ErrInvalid) || !strings.Contains(err.Error(), field) || strings.Contains(err.Error(), "; ") {
+			t.Errorf("%s: got %v, want this one fault as ErrInvalid", field, err)
+		}
+	}
+}
+
+func TestValidateNamesEveryFault(t *testing.T) {
+	t.Parallel()
+	c := config.Default()
+	c.HTTP.Address, c.Worker.Driver, c.Orchestrator.LogLevel = "x", "y", "z"
+	err := c.Validate()
+	for _, field := range []string{"http.address", "worker.driver", "orchestrator.log_level"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%v does not name %s", err, field)
+		}
+	}
+}
+
+func TestSpecificationOfADriver(t *testing.T) {
+	t.Parallel()
+	c := config.Default()
+	own := write(t, "own.hcl", "job {}")
+	for _, test := range []struct{ driver, file, want string }{
+		{config.DriverDocker, "", jobs.Worker},
+		{config.DriverRawExec, "", jobs.WorkerRawExec},
+		{config.DriverDocker, own, "job {}"},
+	} {
+		c.Worker.Driver, c.Worker.SpecFile = test.driver, test.file
+		if got, err := c.Worker.Specification(); err != nil || got != test.want {
+			t.Errorf("driver %s, file %q: %v, %q", test.driver, test.file, err, got)
+		}
+	}
+	c.Worker.SpecFile = "/nonexistent"
+	if _, err := c.Worker.Specification(); !errors.Is(err, work.ErrInvalid) {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestVariablesAreHCLExpressions(t *testing.T) {
+	t.Parallel()
+	w := config.Default().Worker
+	w.ConsulAddr = "${attr.unique.network.ip-address}:8500"
+	w.Env = map[string]string{"QUOTE": `a"b`}
+	w.Datacenters = []string{"dc1", "dc2"}
+	got := w.Variables()
+	for name, want := range map[string]string{
+		"consul_addr":  `"$${attr.unique.network.ip-address}:8500"`,
+		"datacenters":  `["dc1", "dc2"]`,
+		"network_mode": `"bridge"`,
+		"kill_timeout": `"20s"`,
+	} {
+		if got[name] != want {
+			t.Errorf("%s = %s, want %s", name, got[name], want)
+		}
+	}
+	if !strings.Contains(got["env"], `QUOTE = "a\"b"`) {
+		t.Errorf("env = %s", got["env"])
+	}
+	if _, ok := got["command"]; ok {
+		t.Error("docker got a command")
+	}
+	w.Driver, w.Binary = config.DriverRawExec, "/opt/drover-worker"
+	if got := w.Variables(); got["command"] != `"/opt/drover-worker"` || got["network_mode"] != "" {
+		t.Errorf("raw_exec: %v", got)
+	}
+}

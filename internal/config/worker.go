@@ -1,0 +1,66 @@
+package config
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/zclconf/go-cty/cty"
+
+	"drover/internal/work"
+	"drover/jobs"
+)
+
+// Specification returns the job specification that workers run by: the file
+// that is configured, or else the shipped one of the driver.
+// It returns work.ErrInvalid when the file can't be read.
+func (w Worker) Specification() (string, error) {
+	if w.SpecFile != "" {
+		data, err := os.ReadFile(w.SpecFile)
+		if err != nil {
+			return "", fmt.Errorf("worker.spec_file: %v: %w", err, work.ErrInvalid)
+		}
+		return string(data), nil
+	}
+	if w.Driver == DriverRawExec {
+		return jobs.WorkerRawExec, nil
+	}
+	return jobs.Worker, nil
+}
+
+// Variables returns the values of the specification's variables that the
+// configuration decides, as HCL expressions. Values are taken literally, so
+// that Nomad interpolates what it finds in them ("${attr.…}") on the node.
+func (w Worker) Variables() map[string]string {
+	values := map[string]cty.Value{
+		"secrets_path": cty.StringVal(w.SecretsPath),
+		"kill_timeout": cty.StringVal(string(w.KillTimeout)),
+	}
+	if w.Driver == DriverDocker {
+		values["network_mode"] = cty.StringVal(w.NetworkMode)
+	} else {
+		values["command"] = cty.StringVal(w.Binary)
+	}
+	if w.ConsulAddr != "" {
+		values["consul_addr"] = cty.StringVal(w.ConsulAddr)
+	}
+	if len(w.Datacenters) > 0 {
+		var names []cty.Value
+		for _, name := range w.Datacenters {
+			names = append(names, cty.StringVal(name))
+		}
+		values["datacenters"] = cty.ListVal(names)
+	}
+	if len(w.Env) > 0 {
+		env := map[string]cty.Value{}
+		for name, value := range w.Env {
+			env[name] = cty.StringVal(value)
+		}
+		values["env"] = cty.MapVal(env)
+	}
+	expressions := make(map[string]string, len(values))
+	for name, value := range values {
+		expressions[name] = string(hclwrite.TokensForValue(value).Bytes())
+	}
+	return expressions
+}
