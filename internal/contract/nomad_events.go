@@ -41,7 +41,9 @@ var eventCases = []nomadCase{
 				if text(alloc["JobID"]) != *job.ID {
 					continue
 				}
-				same(t, "job in the payload", string(alloc["Job"]), "null")
+				if job := string(alloc["Job"]); job != "" && job != "null" {
+					t.Errorf("the event carries the job: %s", job)
+				}
 				same(t, "first filter key", e.FilterKeys[0], *job.ID)
 				same(t, "key", e.Key, text(alloc["ID"]))
 				same(t, "namespace", e.Namespace, "default")
@@ -100,7 +102,7 @@ var eventCases = []nomadCase{
 		})
 	}},
 	{"bad topic", func(t *nomadTest) {
-		_, err := t.Client.Raw().Response("/v1/event/stream", &api.QueryOptions{Params: map[string]string{"topic": "Job"}})
+		_, err := t.Client.Raw().Response("/v1/event/stream", &api.QueryOptions{Params: map[string]string{"topic": "Job:a:b"}})
 		t.refused(err, http.StatusBadRequest, "Invalid topic query")
 	}},
 }

@@ -1,6 +1,8 @@
 package contract
 
 import (
+	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -97,16 +99,17 @@ var lifecycleCases = []nomadCase{
 		same(t, "exit code", t.eventOf(alloc, "Terminated").Details["exit_code"], "137")
 		same(t, "failed", alloc.TaskStates["worker"].Failed, false)
 	}},
-	{"purge ends the task and forgets the job", func(t *nomadTest) {
+	{"purge ends the task and forgets job, allocation and logs at once", func(t *nomadTest) {
 		job := t.job("sleep")
 		t.register(job)
 		id := t.awaitAlloc(*job.ID, "running").ID
 		_, _, err := t.Client.Jobs().Deregister(*job.ID, true, t.write())
 		t.check(err)
-		t.eventually("the allocation to end", func() bool {
-			alloc, _, err := t.Client.Allocations().Info(id, t.read())
-			return err == nil && alloc.ClientStatus == "complete"
-		})
+		_, _, err = t.Client.Allocations().Info(id, t.read())
+		t.refused(err, http.StatusNotFound, "alloc not found")
+		_, err = t.openLogs(t.Context(), id, url.Values{"type": {"stdout"}})
+		t.refused(err, http.StatusNotFound, "nknown allocation")
+		same(t, "allocations", len(t.allocs(*job.ID)), 0)
 	}},
 	{"stopping an allocation places another", func(t *nomadTest) {
 		job := t.job("sleep")

@@ -21,6 +21,37 @@ func TestRealNomadRawExec(t *testing.T) {
 	contract.Nomad(t, func(t testing.TB) contract.NomadTarget { return rawExec(t, "real", testkit.Nomad(t)) })
 }
 
+func TestEmbeddedNomadDocker(t *testing.T) {
+	contract.Nomad(t, func(t testing.TB) contract.NomadTarget {
+		image := testImage(t)
+		return docker("embedded", embeddedNomad(t), image)
+	})
+}
+
+func TestRealNomadDocker(t *testing.T) {
+	contract.Nomad(t, func(t testing.TB) contract.NomadTarget {
+		image := testImage(t)
+		return docker("real", testkit.Nomad(t), image)
+	})
+}
+
+func testImage(t testing.TB) string {
+	t.Helper()
+	image, err := contract.BuildTestImage(t, contract.BuildTestTask(t))
+	if err != nil {
+		testkit.SkipWithout(t, "docker", err.Error())
+	}
+	return image
+}
+
+func docker(name string, client *api.Client, image string) contract.NomadTarget {
+	return contract.NomadTarget{
+		Name: name, Client: client, Driver: "docker",
+		TaskConfig: func(args ...string) map[string]any { return map[string]any{"image": image, "args": args} },
+		JobFile:    jobs.Worker, Variables: fmt.Sprintf("image = %q\n", image),
+	}
+}
+
 // embeddedNomad starts the embedded server behind a listener.
 func embeddedNomad(t testing.TB) *api.Client {
 	t.Helper()

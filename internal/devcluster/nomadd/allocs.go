@@ -92,7 +92,7 @@ func (s *Server) evalAllocs(w http.ResponseWriter, r *http.Request) (any, error)
 // allocStats serves /v1/client/allocation/<id>/stats of a running task.
 func (s *Server) allocStats(_ http.ResponseWriter, r *http.Request) (any, error) {
 	id := r.PathValue("id")
-	run := s.runnerOf(id)
+	run := s.knownRunner(id)
 	if run == nil {
 		return nil, coded(http.StatusNotFound, fmt.Sprintf("Unknown allocation %q", id))
 	}
@@ -101,4 +101,14 @@ func (s *Server) allocStats(_ http.ResponseWriter, r *http.Request) (any, error)
 		return nil, err
 	}
 	return usage, nil
+}
+
+// knownRunner is the runner of an allocation that the state still has.
+func (s *Server) knownRunner(id string) *runner {
+	var known bool
+	s.state.read(func() { known = s.state.allocs[id] != nil })
+	if !known {
+		return nil
+	}
+	return s.runnerOf(id)
 }

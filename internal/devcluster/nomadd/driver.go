@@ -48,8 +48,10 @@ type Task struct {
 	Env       map[string]string
 	Host      Layout
 	Resources *api.AllocatedTaskResources
-	Stdout    io.Writer
-	Stderr    io.Writer
+	// CPUs is how many processors the task's share is worth.
+	CPUs   float64
+	Stdout io.Writer
+	Stderr io.Writer
 	// Notify shows a message of the driver among the task's events.
 	Notify func(message string)
 }
@@ -70,8 +72,7 @@ func (e Exit) successful() bool { return e.Code == 0 && e.Signal == 0 && e.Messa
 type Usage struct {
 	MemoryBytes uint64
 	MaxBytes    uint64
-	CPUPercent  float64
-	Time        time.Time
+	CPUTime     time.Duration
 }
 
 // Unrecoverable marks an error of Start that a restart can't mend.

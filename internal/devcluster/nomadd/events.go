@@ -86,9 +86,12 @@ type topics map[string][]string
 func parseTopics(values []string) (topics, error) {
 	t := topics{}
 	for _, v := range values {
-		topic, id, ok := strings.Cut(v, ":")
-		if !ok || topic == "" || id == "" {
-			return nil, coded(http.StatusBadRequest, fmt.Sprintf("Invalid topic query: Invalid key value pair for topic, topic: %s", v))
+		topic, id, hasKey := strings.Cut(v, ":")
+		if !hasKey {
+			id = "*"
+		}
+		if strings.Contains(id, ":") {
+			return nil, coded(http.StatusBadRequest, fmt.Sprintf("Invalid topic query: error parsing topics: Invalid key value pair for topic, topic: %s", v))
 		}
 		t[topic] = append(t[topic], id)
 	}

@@ -2,33 +2,27 @@ package nomadd
 
 import (
 	"net/http"
-	"os"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
 )
 
-// systemGC serves PUT /v1/system/gc: dead jobs go, with the evaluations and
-// allocations of these and of purged ones, and the logs on disk. The events
-// tell of the jobs alone, as the real server's do.
-func (s *Server) systemGC(w http.ResponseWriter, _ *http.Request) (any, error) {
+// systemGC serves PUT /v1/system/gc: dead jobs go, with their allocations and
+// the logs on disk, and the evaluations of all jobs that are gone.
+func (s *Server) systemGC(http.ResponseWriter, *http.Request) (any, error) {
 	var gone []string
 	_, err := s.state.write(eventJobsDeregistered, func(t *tx) error {
 		for _, job := range t.jobsWhere(t.collectable) {
-			t.deleteJob(job)
+			gone = append(gone, t.deleteJob(job)...)
 		}
 		for k := range t.jobEvals {
-			if t.jobs[k] != nil || t.busy(k) {
-				continue
+			if t.jobs[k] == nil && !t.busy(k) {
+				t.forgetEvals(k)
 			}
-			gone = append(gone, t.jobAllocs[k]...)
-			t.forget(k)
 		}
 		return nil
 	})
-	for _, id := range gone {
-		s.forgetRunner(id)
-	}
+	s.dropAllocs(gone)
 	return nil, err
 }
 
@@ -49,19 +43,6 @@ func (s *store) busy(k key) bool {
 		}
 	}
 	return false
-}
-
-// forgetRunner waits for a finished runner's last step and removes its directory.
-func (s *Server) forgetRunner(allocID string) {
-	if r := s.runnerOf(allocID); r != nil {
-		<-r.done
-		s.mu.Lock()
-		delete(s.runners, allocID)
-		s.mu.Unlock()
-	}
-	if err := os.RemoveAll(s.allocDir(allocID)); err != nil {
-		s.logger.Warn("remove an allocation's directory", "alloc", allocID, "error", err)
-	}
 }
 
 // search serves /v1/search: the identifiers that begin with a prefix, in the

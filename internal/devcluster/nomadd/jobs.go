@@ -356,7 +356,7 @@ func (s *Server) planJob(w http.ResponseWriter, r *http.Request, _ key) (any, er
 }
 
 // deregisterJob serves DELETE /v1/job/<id>: it stops the job's allocations,
-// and with purge=true forgets the job at once. An unknown job is no error.
+// and with purge=true forgets job and allocations at once. An unknown job is no error.
 func (s *Server) deregisterJob(w http.ResponseWriter, r *http.Request, k key) (any, error) {
 	purge, err := strconv.ParseBool(r.URL.Query().Get("purge"))
 	if r.URL.Query().Get("purge") != "" && err != nil {
@@ -369,13 +369,14 @@ func (s *Server) deregisterJob(w http.ResponseWriter, r *http.Request, k key) (a
 		return api.JobDeregisterResponse{}, nil
 	}
 	answer := api.JobDeregisterResponse{}
+	var gone []string
 	index, err := s.state.write(eventJobDeregistered, func(t *tx) error {
 		job := t.jobs[k]
 		if job == nil {
 			return nil
 		}
 		if purge {
-			t.deleteJob(job)
+			gone = t.deleteJob(job)
 		} else {
 			t.stopJob(job)
 		}
@@ -387,6 +388,7 @@ func (s *Server) deregisterJob(w http.ResponseWriter, r *http.Request, k key) (a
 		}
 		return nil
 	})
+	s.dropAllocs(gone)
 	answer.EvalCreateIndex, answer.JobModifyIndex = index, index
 	writeMeta(w, index)
 	return answer, err

@@ -149,7 +149,7 @@ func (s *Server) streamLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	run := s.runnerOf(r.PathValue("id"))
+	run := s.knownRunner(r.PathValue("id"))
 	if run == nil {
 		return coded(http.StatusNotFound, fmt.Sprintf("Unknown allocation %q", r.PathValue("id")))
 	}

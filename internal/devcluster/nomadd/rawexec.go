@@ -199,18 +199,30 @@ func (p *rawProcess) killAll() {
 
 // Usage implements Process.
 func (p *rawProcess) Usage(context.Context) (Usage, error) {
-	usage := Usage{Time: time.Now()}
+	usage := groupUsage(p.cmd.Process.Pid)
 	if current, peak, ok := p.group.memory(); ok {
 		usage.MemoryBytes, usage.MaxBytes = current, peak
-		return usage, nil
-	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
-	if err != nil {
-		return usage, fmt.Errorf("read the memory of process %d: %w", p.cmd.Process.Pid, err)
-	}
-	if fields := bytes.Fields(data); len(fields) > 1 {
-		pages, _ := strconv.ParseUint(string(fields[1]), 10, 64)
-		usage.MemoryBytes = pages * uint64(os.Getpagesize())
 	}
 	return usage, nil
+}
+
+// groupUsage adds up the resident memory and the CPU time of a process group
+// from the fields of /proc/<pid>/stat, counted from the end of the name.
+func groupUsage(pgid int) Usage {
+	const pgrp, utime, stime, cutime, cstime, rss = 2, 11, 12, 13, 14, 21
+	const tick = 10 * time.Millisecond
+	var usage Usage
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range files {
+		data, _ := os.ReadFile(file)
+		fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+		number := func(i int) uint64 { n, _ := strconv.ParseUint(string(fields[i]), 10, 64); return n }
+		if len(fields) <= rss || number(pgrp) != uint64(pgid) {
+			continue
+		}
+		usage.MemoryBytes += number(rss) * uint64(os.Getpagesize())
+		usage.CPUTime += time.Duration(number(utime)+number(stime)+number(cutime)+number(cstime)) * tick
+	}
+	usage.MaxBytes = usage.MemoryBytes
+	return usage
 }

@@ -43,10 +43,15 @@ type runner struct {
 	killing chan struct{}
 	kill    sync.Once
 	done    chan struct{}
+	// dropped, under the server's lock, has the directory removed after the end.
+	dropped bool
 
 	mu      sync.Mutex
 	state   api.TaskState
 	process Process
+	// sampled and sampledAt are the CPU time at the last look at the usage.
+	sampled   time.Duration
+	sampledAt time.Time
 }
 
 func (s *Server) allocDir(id string) string { return filepath.Join(s.options.DataDir, id) }
@@ -62,9 +67,44 @@ func (s *Server) startAlloc(alloc *api.Allocation) {
 	s.runners[alloc.ID] = r
 	s.mu.Unlock()
 	s.work.Go(func() {
-		defer close(r.done)
 		r.run(group)
+		close(r.done)
+		s.mu.Lock()
+		dropped := r.dropped
+		s.mu.Unlock()
+		if dropped {
+			s.removeRunner(r)
+		}
 	})
+}
+
+// dropAllocs ends allocations that the state has forgotten, and removes what
+// is left of them once they have ended.
+func (s *Server) dropAllocs(ids []string) {
+	for _, id := range ids {
+		r := s.runnerOf(id)
+		if r == nil {
+			continue
+		}
+		s.mu.Lock()
+		r.dropped = true
+		s.mu.Unlock()
+		r.kill.Do(func() { close(r.killing) })
+		select {
+		case <-r.done:
+			s.removeRunner(r)
+		default:
+		}
+	}
+}
+
+func (s *Server) removeRunner(r *runner) {
+	s.mu.Lock()
+	delete(s.runners, r.alloc.ID)
+	s.mu.Unlock()
+	if err := os.RemoveAll(r.dir); err != nil {
+		s.logger.Warn("remove an allocation's directory", "alloc", r.alloc.ID, "error", err)
+	}
 }
 
 func (s *Server) runnerOf(allocID string) *runner {
@@ -202,10 +242,10 @@ func (r *runner) start() (Process, error) {
 	task := &Task{
 		AllocID: r.alloc.ID, JobID: r.alloc.JobID, Name: r.task.Name, User: r.task.User, Env: env, Host: host,
 		Config:    interpolateAny(r.task.Config, r.symbols(env)).(map[string]any),
-		Resources: r.alloc.AllocatedResources.Tasks[r.task.Name],
-		Stdout:    newLogFile(r.logPath("stdout"), *logs.MaxFiles, *logs.MaxFileSizeMB<<20),
-		Stderr:    newLogFile(r.logPath("stderr"), *logs.MaxFiles, *logs.MaxFileSizeMB<<20),
-		Notify:    func(message string) { r.report(taskEvent("Driver", message, "driver_message", message)) },
+		Resources: r.alloc.AllocatedResources.Tasks[r.task.Name], CPUs: r.cpus(),
+		Stdout: newLogFile(r.logPath("stdout"), *logs.MaxFiles, *logs.MaxFileSizeMB<<20),
+		Stderr: newLogFile(r.logPath("stderr"), *logs.MaxFiles, *logs.MaxFileSizeMB<<20),
+		Notify: func(message string) { r.report(taskEvent("Driver", message, "driver_message", message)) },
 	}
 	ctx, cancel := context.WithCancel(r.server.ctx)
 	defer cancel()
@@ -219,6 +259,11 @@ func (r *runner) start() (Process, error) {
 		}
 	}()
 	return driver.Start(ctx, task)
+}
+
+func (r *runner) cpus() float64 {
+	cpu := r.server.node().NodeResources.Cpu
+	return float64(r.alloc.AllocatedResources.Tasks[r.task.Name].Cpu.CpuShares) * float64(cpu.TotalCpuCores) / float64(cpu.CpuShares)
 }
 
 func (r *runner) layout() Layout {
@@ -307,13 +352,26 @@ func (r *runner) stats(ctx context.Context) (*api.AllocResourceUsage, error) {
 	out.ResourceUsage.MemoryStats = &api.MemoryStats{
 		RSS: usage.MemoryBytes, Usage: usage.MemoryBytes, MaxUsage: usage.MaxBytes, Measured: []string{"RSS", "Usage", "Max Usage"},
 	}
-	out.ResourceUsage.CpuStats = &api.CpuStats{Percent: usage.CPUPercent, Measured: []string{"Percent"}}
-	out.Timestamp = usage.Time.UnixNano()
+	out.ResourceUsage.CpuStats = &api.CpuStats{Percent: r.cpuPercent(usage.CPUTime), Measured: []string{"Percent"}}
 	out.Tasks[r.task.Name] = &api.TaskResourceUsage{ResourceUsage: out.ResourceUsage, Timestamp: out.Timestamp}
 	return out, nil
 }
 
-// event1 makes a task event; details are pairs of a name and a value.
+// cpuPercent is the share of one processor used since the last look.
+func (r *runner) cpuPercent(used time.Duration) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	since := r.sampledAt
+	if since.IsZero() {
+		since = r.state.StartedAt
+	}
+	share := 100 * float64(used-r.sampled) / float64(max(now.Sub(since), 1))
+	r.sampled, r.sampledAt = used, now
+	return share
+}
+
+// taskEvent makes a task event; details are pairs of a name and a value.
 func taskEvent(kind, display string, details ...string) *api.TaskEvent {
 	e := &api.TaskEvent{Type: kind, Time: time.Now().UnixNano(), DisplayMessage: display, Details: map[string]string{}}
 	for pair := range slices.Chunk(details, 2) {

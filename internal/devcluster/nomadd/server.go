@@ -87,7 +87,7 @@ func New(options Options) (*Server, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.drivers == nil {
-		s.drivers = machineDrivers()
+		s.drivers = machineDrivers(s.ctx, s.logger)
 	}
 	s.state = newStore(cmp.Or(options.EventBuffer, defaultEventBuffer))
 	s.registerNode()

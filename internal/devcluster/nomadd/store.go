@@ -3,6 +3,7 @@ package nomadd
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -146,8 +147,22 @@ func (t *tx) putJob(job *api.Job) {
 	t.emit(topicJob, *job.ID, *job.Namespace, nil, map[string]any{"Job": job, "Deleted": false})
 }
 
-func (t *tx) deleteJob(job *api.Job) {
+// deleteJob forgets a job with its allocations: like the real server, it
+// tells nothing of their end. It returns their IDs.
+func (t *tx) deleteJob(job *api.Job) []string {
 	k := jobKey(job)
+	gone := t.jobAllocs[k]
+	for _, id := range gone {
+		delete(t.allocs, id)
+	}
+	delete(t.jobAllocs, k)
+	t.touch(tableAllocs)
+	for _, id := range t.jobEvals[k] {
+		if eval := *t.evals[id]; eval.Status == api.EvalStatusPending {
+			eval.Status, eval.StatusDescription = api.EvalStatusComplete, fmt.Sprintf("job %s deleted", k.id)
+			t.putEval(eval)
+		}
+	}
 	delete(t.jobs, k)
 	delete(t.versions, k)
 	if job.DispatchIdempotencyToken != nil && job.ParentID != nil {
@@ -155,6 +170,8 @@ func (t *tx) deleteJob(job *api.Job) {
 	}
 	t.touch(tableJobs)
 	t.emit(topicJob, *job.ID, *job.Namespace, nil, map[string]any{"Job": job, "Deleted": true})
+	t.unblock()
+	return gone
 }
 
 func (t *tx) putEval(eval api.Evaluation) {
@@ -188,19 +205,14 @@ func (t *tx) putAlloc(alloc api.Allocation) {
 	t.emit(topicAllocation, alloc.ID, alloc.Namespace, []string{alloc.JobID, alloc.DeploymentID}, map[string]any{"Allocation": &bare})
 }
 
-// forget removes the evaluations and allocations of a job; like the real
+// forgetEvals removes the evaluations of a job that is gone; like the real
 // garbage collection it publishes nothing about them.
-func (t *tx) forget(k key) {
+func (t *tx) forgetEvals(k key) {
 	for _, id := range t.jobEvals[k] {
 		delete(t.evals, id)
 	}
-	for _, id := range t.jobAllocs[k] {
-		delete(t.allocs, id)
-	}
 	delete(t.jobEvals, k)
-	delete(t.jobAllocs, k)
 	t.touch(tableEvals)
-	t.touch(tableAllocs)
 }
 
 func (t *tx) emit(topic, id, namespace string, filterKeys []string, payload map[string]any) {
