@@ -1,0 +1,356 @@
+package orchestrator_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	consulapi "github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-cleanhttp"
+	"github.com/hashicorp/go-hclog"
+
+	"drover/consul"
+	"drover/internal/control"
+	"drover/internal/devcluster/consuld"
+	"drover/internal/devcluster/nomadd"
+	"drover/internal/orchestrator"
+	"drover/internal/testkit"
+	"drover/internal/work"
+	"drover/jobs"
+	"drover/nomad"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const (
+	patience  = 30 * time.Second
+	leaderTTL = 2 * time.Second
+)
+
+// cluster is an embedded Consul and an embedded Nomad whose tasks run in this
+// process, as each test says.
+type cluster struct {
+	t         *testing.T
+	consul    *consulapi.Client
+	consulURL string
+	nomadURL  string
+	transport *http.Transport
+	prefix    string
+	tasks     *scripted
+}
+
+func newCluster(t *testing.T, task func(*run) nomadd.Exit) *cluster {
+	t.Helper()
+	c := &cluster{t: t, prefix: "test/", transport: cleanhttp.DefaultPooledTransport()}
+	c.tasks = &scripted{cluster: c, task: task}
+	consulServer := consuld.New(consuld.Options{})
+	nomadServer, err := nomadd.New(nomadd.Options{DataDir: t.TempDir(), MemoryMB: 64000, Cores: 64, Drivers: map[string]nomadd.Driver{"docker": c.tasks}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consulHTTP, nomadHTTP := httptest.NewServer(consulServer), httptest.NewServer(nomadServer)
+	t.Cleanup(func() {
+		consulServer.Close()
+		if err := nomadServer.Close(); err != nil {
+			t.Error(err)
+		}
+		c.transport.CloseIdleConnections()
+		consulHTTP.Close()
+		nomadHTTP.Close()
+	})
+	c.consulURL, c.nomadURL = consulHTTP.URL, nomadHTTP.URL
+	c.consul, err = consulapi.NewClient(&consulapi.Config{Address: c.consulURL, HttpClient: &http.Client{Transport: c.transport}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// server is one term of an orchestrator on the cluster.
+type server struct {
+	*orchestrator.Orchestrator
+	term  *consul.Term
+	ended chan struct{}
+	cut   *cuttable
+}
+
+// faults change what an orchestrator sees of the world; nil means as it is.
+type faults struct {
+	ledger  func(orchestrator.Ledger) orchestrator.Ledger
+	cluster func(orchestrator.Cluster) orchestrator.Cluster
+}
+
+func (c *cluster) start(f faults) *server {
+	c.t.Helper()
+	cut := &cuttable{base: c.transport}
+	store, err := consul.Open(consul.Options{Address: c.consulURL, Prefix: c.prefix, Transport: cut})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	nomadClient, err := nomad.Open(nomad.Options{
+		Address: c.nomadURL, Transport: cut,
+		Job: nomad.Job{Source: jobs.Worker, Default: nomad.RunnerOf(work.Spec{}.WithDefaults(defaults()))},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	term, err := store.Lead(c.t.Context(), consul.Candidate{Leader: consul.Leader{ID: work.NewID(time.Now()), Address: "x"}, TTL: leaderTTL})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var ledger orchestrator.Ledger = term
+	var world orchestrator.Cluster = nomadClient
+	if f.ledger != nil {
+		ledger = f.ledger(ledger)
+	}
+	if f.cluster != nil {
+		world = f.cluster(world)
+	}
+	retry := work.DefaultRetryPolicy()
+	retry.Backoff = []work.Duration{work.Duration(10 * time.Millisecond)}
+	retry.StartBackoff = retry.Backoff
+	log := hclog.NewNullLogger()
+	if os.Getenv("DROVER_TEST_LOG") != "" {
+		log = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug})
+	}
+	s := &server{term: term, ended: make(chan struct{}), cut: cut}
+	s.Orchestrator = orchestrator.New(orchestrator.Config{
+		MaxInFlight: 20, Queues: map[string]int{work.DefaultQueue: 0}, Defaults: defaults(), Retry: retry,
+		ReconcileEvery: 500 * time.Millisecond, KVPrefix: c.prefix,
+	}, store, ledger, world, log)
+	go func() {
+		defer close(s.ended)
+		_ = s.Run(term.Context()) // ends with the term; the tests look at what it stored
+	}()
+	c.t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) stop() {
+	s.term.Resign()
+	<-s.ended
+}
+
+// crash ends the server as kill -9 would: from now on nothing it does reaches anyone.
+func (c *cluster) crash(s *server) {
+	c.t.Helper()
+	s.cut.off()
+	s.stop()
+}
+
+func defaults() work.Defaults {
+	d := work.NewDefaults()
+	d.Image, d.Command = "worker:1", []string{"agent"}
+	d.Resources = work.Resources{MemoryMB: 100, CPUMHz: 10, PIDs: 10}
+	return d
+}
+
+func (c *cluster) submit(s *server, count int, change ...func(*work.Spec)) []string {
+	c.t.Helper()
+	var submissions []control.Submission
+	for range count {
+		spec := work.Spec{Repository: "https://git.example.org/a/b.git", Task: "do it"}
+		for _, f := range change {
+			f(&spec)
+		}
+		submissions = append(submissions, control.Submission{ID: work.NewID(time.Now()), Spec: spec})
+	}
+	items, err := s.Submit(c.t.Context(), submissions)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ids := make([]string, count)
+	for i, item := range items {
+		ids[i] = item.ID
+	}
+	return ids
+}
+
+// await waits until an item, as it is stored, is what is wanted.
+func (c *cluster) await(id string, want func(work.Item) error) work.Item {
+	c.t.Helper()
+	var item work.Item
+	testkit.Eventually(c.t, patience, func() error {
+		pair, _, err := c.consul.KV().Get(c.prefix+"items/"+id, nil)
+		if err != nil || pair == nil {
+			return fmt.Errorf("item %s: %v", id, err)
+		}
+		item = work.Item{}
+		if err := json.Unmarshal(pair.Value, &item); err != nil {
+			return err
+		}
+		return want(item)
+	})
+	return item
+}
+
+func inState(state work.State) func(work.Item) error {
+	return func(item work.Item) error {
+		if item.State != state {
+			return fmt.Errorf("item is %s (%s), want %s", item.State, item.Why, state)
+		}
+		return nil
+	}
+}
+
+// attemptEnded waits for the end of an attempt.
+func attemptEnded(number int) func(work.Item) error {
+	return func(item work.Item) error {
+		if a := item.Attempt(number); a == nil || !a.State.Terminal() {
+			return fmt.Errorf("attempt %d has not ended: %s", number, item.Why)
+		}
+		return nil
+	}
+}
+
+// clean waits until nothing is left of ended attempts: no child, no session.
+func (c *cluster) clean() {
+	c.t.Helper()
+	testkit.Eventually(c.t, patience, func() error {
+		children, err := c.children()
+		if err != nil || len(children) > 0 {
+			return fmt.Errorf("children left: %v %v", children, err)
+		}
+		return nil
+	})
+}
+
+func (c *cluster) children() ([]string, error) {
+	resp, err := (&http.Client{Transport: c.transport}).Get(c.nomadURL + "/v1/jobs")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var stubs []struct{ ID, ParentID string }
+	if err := json.NewDecoder(resp.Body).Decode(&stubs); err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, stub := range stubs {
+		if stub.ParentID != "" {
+			ids = append(ids, stub.ID)
+		}
+	}
+	return ids, nil
+}
+
+func (c *cluster) put(key string, v any) {
+	data, err := json.Marshal(v)
+	if err == nil {
+		_, err = c.consul.KV().Put(&consulapi.KVPair{Key: c.prefix + key, Value: data}, nil)
+	}
+	if err != nil {
+		c.t.Errorf("put %s: %v", key, err)
+	}
+}
+
+// run is one task of a worker, played by the test.
+type run struct {
+	*cluster
+	envelope work.Envelope
+	alloc    string
+	stdout   io.Writer
+	stderr   io.Writer
+	signals  chan syscall.Signal
+}
+
+// report stores a result as the worker would.
+func (r *run) report(reason work.Reason, change ...func(*work.Result)) {
+	result := work.Result{Attempt: r.envelope.Attempt, Allocation: r.alloc, Reason: reason, Detail: "as the test says", StartedAt: time.Now(), EndedAt: time.Now()}
+	for _, f := range change {
+		f(&result)
+	}
+	r.put("results/"+string(r.envelope.Attempt), result)
+}
+
+// scripted is a driver whose tasks are functions.
+type scripted struct {
+	cluster *cluster
+	task    func(*run) nomadd.Exit
+	mu      sync.Mutex
+	started map[work.AttemptID]int
+}
+
+func (s *scripted) Layout(host nomadd.Layout) nomadd.Layout { return host }
+func (s *scripted) Close() error                            { return nil }
+
+func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, error) {
+	r := &run{cluster: s.cluster, alloc: task.AllocID, stdout: task.Stdout, stderr: task.Stderr, signals: make(chan syscall.Signal, 4)}
+	data, err := os.ReadFile(filepath.Join(task.Host.Local, "item.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &r.envelope)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.envelope.Spec.Image == "no-such-image:1" {
+		return nil, &nomadd.Unrecoverable{Err: errors.New("Failed to pull `no-such-image:1`: not found")}
+	}
+	s.mu.Lock()
+	if s.started == nil {
+		s.started = map[work.AttemptID]int{}
+	}
+	s.started[r.envelope.Attempt]++
+	s.mu.Unlock()
+	p := &process{exit: make(chan nomadd.Exit, 1), signals: r.signals}
+	go func() { p.exit <- s.task(r) }()
+	return p, nil
+}
+
+// runs returns how often each attempt was started.
+func (s *scripted) runs() map[work.AttemptID]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	copied := map[work.AttemptID]int{}
+	for a, n := range s.started {
+		copied[a] = n
+	}
+	return copied
+}
+
+type process struct {
+	exit    chan nomadd.Exit
+	signals chan syscall.Signal
+}
+
+func (p *process) Wait() nomadd.Exit { return <-p.exit }
+
+func (p *process) Signal(sig syscall.Signal) error {
+	p.signals <- sig
+	return nil
+}
+
+func (p *process) Usage(context.Context) (nomadd.Usage, error) { return nomadd.Usage{}, nil }
+
+// cuttable is a connection that can be cut for good.
+type cuttable struct {
+	base http.RoundTripper
+	mu   sync.Mutex
+	cut  bool
+}
+
+func (c *cuttable) off() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = true
+}
+
+func (c *cuttable) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.mu.Lock()
+	cut := c.cut
+	c.mu.Unlock()
+	if cut {
+		return nil, errors.New("connection cut")
+	}
+	return c.base.RoundTrip(r)
+}

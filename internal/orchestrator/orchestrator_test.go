@@ -1,0 +1,348 @@
+package orchestrator_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	nomadapi "github.com/hashicorp/nomad/api"
+
+	"drover/internal/control"
+	"drover/internal/devcluster/nomadd"
+	"drover/internal/orchestrator"
+	"drover/internal/testkit"
+	"drover/internal/work"
+)
+
+func succeed(r *run) nomadd.Exit {
+	r.report(work.ReasonCompleted, func(result *work.Result) {
+		result.Commit, result.RemoteCommit, result.Changes.Commits = "c1", "c1", 1
+		result.PR = work.PullRequest{Status: work.PRCreated, URL: "https://git.example.org/pr/1"}
+	})
+	return nomadd.Exit{}
+}
+
+func untilKilled(r *run) nomadd.Exit {
+	<-r.signals
+	return nomadd.Exit{Code: 143, Signal: int(syscall.SIGTERM)}
+}
+
+func TestItemTravelsTheWholeWay(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	id := c.submit(s, 1)[0]
+	item := c.await(id, inState(work.StateCompleted))
+	if item.PR.Status != work.PRCreated || item.Commit != "c1" || len(item.Attempts) != 1 || item.Attempts[0].Child == "" {
+		t.Fatalf("%+v", item)
+	}
+	c.clean()
+	if pair, _, err := c.consul.KV().Get(c.prefix+"results/"+id+".1", nil); err != nil || pair != nil {
+		t.Fatalf("the result is still there: %v %v", pair, err)
+	}
+}
+
+func TestManyItemsRunOnceEach(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	ids := c.submit(s, 60)
+	for _, id := range ids {
+		c.await(id, inState(work.StateCompleted))
+	}
+	for a, n := range c.tasks.runs() {
+		if n != 1 || a.Number() != 1 {
+			t.Errorf("attempt %s ran %d times", a, n)
+		}
+	}
+	c.clean()
+}
+
+// TestEndingsSeenFromOutside ends tasks that report nothing, in every way the driver can show.
+func TestEndingsSeenFromOutside(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]struct {
+		exit   nomadd.Exit
+		reason work.Reason
+	}{
+		"exit 0 without a result": {nomadd.Exit{}, work.ReasonCrashed},
+		"exit 1":                  {nomadd.Exit{Code: 1}, work.ReasonCrashed},
+		"sigkill":                 {nomadd.Exit{Code: 137}, work.ReasonCrashed},
+		"oom":                     {nomadd.Exit{Code: 137, OOMKilled: true, Message: "OOM Killed"}, work.ReasonOOMKilled},
+		"oom of a child, exit 0":  {nomadd.Exit{Code: 0, OOMKilled: true, Message: "OOM Killed"}, work.ReasonCrashed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, func(r *run) nomadd.Exit {
+				if r.envelope.Attempt.Number() > 1 {
+					return succeed(r)
+				}
+				fmt.Fprintln(r.stdout, "last words")
+				fmt.Fprintln(r.stderr, "last complaint")
+				return want.exit
+			})
+			s := c.start(faults{})
+			id := c.submit(s, 1)[0]
+			item := c.await(id, inState(work.StateCompleted))
+			first := item.Attempts[0]
+			if first.Reason != want.reason || first.State != work.AttemptKilled || first.Detail == "" || item.Retries != 1 {
+				t.Fatalf("%s %s %q, %d retries", first.Reason, first.State, first.Detail, item.Retries)
+			}
+			c.clean()
+			logs, err := s.Logs(t.Context(), id, 1)
+			if err != nil || strings.Join(logs.Stdout, "") != "last words" || strings.Join(logs.Stderr, "") != "last complaint" {
+				t.Fatalf("%+v %v", logs, err)
+			}
+		})
+	}
+}
+
+func TestMissingImageIsAStartFailure(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	id := c.submit(s, 1, func(spec *work.Spec) { spec.Image = "no-such-image:1" })[0]
+	item := c.await(id, inState(work.StateFailed))
+	if item.Reason != work.ReasonStartFailed || item.StartFailures != 4 || item.Retries != 0 || !strings.Contains(item.Why, "Failed to pull") {
+		t.Fatalf("%s: %s (%d start failures, %d retries)", item.Reason, item.Why, item.StartFailures, item.Retries)
+	}
+	c.clean()
+}
+
+func TestReportedReasonsAreTaken(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		r.report(work.Reason(r.envelope.Spec.Task))
+		return nomadd.Exit{}
+	})
+	s := c.start(faults{})
+	for reason, state := range map[work.Reason]work.State{
+		work.ReasonStuck: work.StateStuck, work.ReasonMaxIterations: work.StateFailed, work.ReasonGitAuthFailed: work.StateFailed,
+		work.ReasonAgentError: work.StateFailed, work.ReasonBudgetExceeded: work.StateFailed,
+	} {
+		id := c.submit(s, 1, func(spec *work.Spec) { spec.Task = string(reason) })[0]
+		if item := c.await(id, inState(state)); item.Reason != reason {
+			t.Errorf("%s: item %s", reason, item.Reason)
+		}
+	}
+	c.clean()
+}
+
+func TestUnprovenCompletionIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Attempt.Number() > 1 {
+			return succeed(r)
+		}
+		r.report(work.ReasonCompleted, func(result *work.Result) {
+			result.Commit, result.RemoteCommit, result.Changes.Commits = "new", "old", 1
+		})
+		return nomadd.Exit{}
+	})
+	s := c.start(faults{})
+	item := c.await(c.submit(s, 1)[0], inState(work.StateCompleted))
+	if len(item.Attempts) != 2 || item.Attempts[0].Reason != work.ReasonCrashed || !strings.Contains(item.Attempts[0].Detail, `"old"`) {
+		t.Fatalf("%+v", item.Attempts)
+	}
+}
+
+func TestLateResultIsKeptAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit { return nomadd.Exit{Code: 1} })
+	s := c.start(faults{})
+	none := 0
+	id := c.submit(s, 1, func(spec *work.Spec) { spec.Retry = &work.RetryOverride{MaxRetries: &none} })[0]
+	before := c.await(id, inState(work.StateFailed))
+	c.put("results/"+id+".1", work.Result{Attempt: work.NewAttemptID(id, 1), Reason: work.ReasonCompleted, Detail: "too late"})
+	after := c.await(id, func(item work.Item) error {
+		if item.Attempts[0].LateResult == nil {
+			return errors.New("not kept yet")
+		}
+		return nil
+	})
+	if after.State != before.State || after.Reason != before.Reason || after.Attempts[0].Reason != work.ReasonCrashed {
+		t.Fatalf("%s %s", after.State, after.Reason)
+	}
+}
+
+func TestChildStoppedOrPurgedByHandIsNoticed(t *testing.T) {
+	t.Parallel()
+	for name, purge := range map[string]bool{"stopped": false, "purged": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, func(r *run) nomadd.Exit {
+				if r.envelope.Attempt.Number() == 1 {
+					return untilKilled(r)
+				}
+				return succeed(r)
+			})
+			s := c.start(faults{})
+			id := c.submit(s, 1)[0]
+			running := c.await(id, inState(work.StateInProgress))
+			client, err := nomadapi.NewClient(&nomadapi.Config{Address: c.nomadURL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			if _, _, err := client.Jobs().Deregister(running.Current().Child, purge, nil); err != nil {
+				t.Fatal(err)
+			}
+			item := c.await(id, inState(work.StateCompleted))
+			if item.Attempts[0].Reason != work.ReasonKilledByOperator {
+				t.Fatalf("%s: %s", item.Attempts[0].Reason, item.Attempts[0].Detail)
+			}
+		})
+	}
+}
+
+func TestCancelEndsTheContainer(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, untilKilled)
+	s := c.start(faults{})
+	id := c.submit(s, 1)[0]
+	c.await(id, inState(work.StateInProgress))
+	item, err := s.Cancel(t.Context(), id, "a test")
+	if err != nil || item.State != work.StateCancelled || item.Current().Reason != work.ReasonCancelled {
+		t.Fatalf("%s %v", item.State, err)
+	}
+	c.clean()
+	if _, err := s.Cancel(t.Context(), id, "a test"); !errors.Is(err, work.ErrConflict) {
+		t.Fatal(err)
+	}
+}
+
+func TestLargeEnvelopeGoesByReference(t *testing.T) {
+	t.Parallel()
+	whole := make(chan string, 1)
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		pair, _, err := r.consul.KV().Get(r.prefix+"envelopes/"+string(r.envelope.Attempt), nil)
+		if err != nil || pair == nil || !r.envelope.Reference {
+			whole <- fmt.Sprintf("%v %v", pair, err)
+		} else {
+			whole <- string(pair.Value)
+		}
+		return succeed(r)
+	})
+	s := c.start(faults{})
+	task := strings.Repeat("long task ", 4000)
+	c.await(c.submit(s, 1, func(spec *work.Spec) { spec.Task = task })[0], inState(work.StateCompleted))
+	if got := <-whole; !strings.Contains(got, task) {
+		t.Fatalf("in KV: %.200s", got)
+	}
+}
+
+// dyingLedger loses everything from the nth commit of a kind on, as a server that was killed there.
+type dyingLedger struct {
+	orchestrator.Ledger
+	dies func(work.Change) bool
+	dead *atomic.Bool
+}
+
+func (l dyingLedger) Commit(ctx context.Context, changes ...work.Change) error {
+	if l.dead.Load() || l.dies(changes[0]) {
+		l.dead.Store(true)
+		return work.ErrFenced
+	}
+	return l.Ledger.Commit(ctx, changes...)
+}
+
+// TestCrashBetweenAssignAndRecordRunsTheAttemptOnce kills the leader after the
+// dispatch and before its record; the next leader finds the same child.
+func TestCrashBetweenAssignAndRecordRunsTheAttemptOnce(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	var dead atomic.Bool
+	first := c.start(faults{ledger: func(l orchestrator.Ledger) orchestrator.Ledger {
+		return dyingLedger{Ledger: l, dead: &dead, dies: func(change work.Change) bool {
+			item := change.PutItem
+			return item != nil && item.Current() != nil && item.Current().Child != ""
+		}}
+	}})
+	id := c.submit(first, 1)[0]
+	testkit.Eventually(t, patience, func() error {
+		if !dead.Load() {
+			return errors.New("the record was not tried yet")
+		}
+		return nil
+	})
+	c.crash(first)
+	c.start(faults{})
+	item := c.await(id, inState(work.StateCompleted))
+	if len(item.Attempts) != 1 || c.tasks.runs()[item.CurrentID()] != 1 {
+		t.Fatalf("%d attempts, runs %v", len(item.Attempts), c.tasks.runs())
+	}
+}
+
+// deafCluster has a Nomad whose event stream says nothing.
+type deafCluster struct{ orchestrator.Cluster }
+
+func (deafCluster) Watch(ctx context.Context, _ uint64, _ func(work.Allocation)) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func TestMissedEventsAreFoundByComparing(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Attempt.Number() == 1 {
+			return nomadd.Exit{Code: 139}
+		}
+		return succeed(r)
+	})
+	s := c.start(faults{cluster: func(n orchestrator.Cluster) orchestrator.Cluster { return deafCluster{n} }})
+	item := c.await(c.submit(s, 1)[0], inState(work.StateCompleted))
+	if len(item.Attempts) != 2 || item.Attempts[0].Reason != work.ReasonCrashed {
+		t.Fatalf("%+v", item.Attempts)
+	}
+	c.clean()
+}
+
+func TestRefusedSubmissionStoresNothing(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	good := control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x"}}
+	for name, bad := range map[string]control.Submission{
+		"unknown queue":      {ID: work.NewID(time.Now()), Spec: work.Spec{Repository: good.Spec.Repository, Task: "x", Queue: "nowhere"}},
+		"missing repository": {ID: work.NewID(time.Now()), Spec: work.Spec{Task: "x"}},
+		"bad id":             {ID: "x", Spec: good.Spec},
+		"task too long":      {ID: work.NewID(time.Now()), Spec: work.Spec{Repository: good.Spec.Repository, Task: strings.Repeat("x", work.MaxTaskBytes+1)}},
+	} {
+		if _, err := s.Submit(t.Context(), []control.Submission{good, bad}); !errors.Is(err, work.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if keys, _, err := c.consul.KV().Keys(c.prefix+"items/", "", nil); err != nil || len(keys) != 0 {
+		t.Fatalf("%v %v", keys, err)
+	}
+}
+
+func TestRepeatedSubmissionIsTheSameItem(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	submission := control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x", Labels: map[string]string{}}}
+	for range 2 {
+		if _, err := s.Submit(t.Context(), []control.Submission{submission}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.await(submission.ID, inState(work.StateCompleted))
+	s.stop()
+	s = c.start(faults{})
+	if _, err := s.Submit(t.Context(), []control.Submission{submission}); err != nil {
+		t.Fatalf("after a change of leader: %v", err)
+	}
+	submission.Spec.Task = "y"
+	if _, err := s.Submit(t.Context(), []control.Submission{submission}); !errors.Is(err, work.ErrConflict) {
+		t.Fatal(err)
+	}
+	if n := c.tasks.runs()[work.NewAttemptID(submission.ID, 1)]; n != 1 {
+		t.Fatalf("ran %d times", n)
+	}
+}
