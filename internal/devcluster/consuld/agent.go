@@ -103,11 +103,11 @@ func (def *serviceDefinition) validate() ([]*checkDefinition, error) {
 	if def.Kind != "" || def.Proxy != nil || def.Connect != nil {
 		return nil, badRequest("the embedded Consul has no service mesh")
 	}
-	if err := validateWeights(def.Weights); err != nil {
-		return nil, badRequest("Invalid Weights: %v", err)
+	if fault := weightsFault(def.Weights); fault != "" {
+		return nil, badRequest("Invalid Weights: %s", fault)
 	}
-	if err := validateMeta(def.Meta); err != nil {
-		return nil, badRequest("Invalid Service Meta: %v", err)
+	if fault := metaFault(def.Meta); fault != "" {
+		return nil, badRequest("Invalid Service Meta: %s", fault)
 	}
 	var checks []*checkDefinition
 	if def.Check != nil && !reflect.ValueOf(*def.Check).IsZero() {
@@ -115,8 +115,8 @@ func (def *serviceDefinition) validate() ([]*checkDefinition, error) {
 	}
 	checks = append(checks, def.Checks...)
 	for _, check := range checks {
-		if err := check.validate(); err != nil {
-			return nil, badRequest("Invalid check: %v", err)
+		if fault := check.fault(); fault != "" {
+			return nil, badRequest("Invalid check: %s", fault)
 		}
 		if check.Status != "" && !validStatus(check.Status) {
 			return nil, badRequest("Status for checks must 'passing', 'warning', 'critical'")
@@ -125,33 +125,34 @@ func (def *serviceDefinition) validate() ([]*checkDefinition, error) {
 	return checks, nil
 }
 
-func validateWeights(w *weights) error {
+// weightsFault says what is wrong with weights, nothing when they are right. nil stands for the default.
+func weightsFault(w *weights) string {
 	switch {
 	case w == nil:
-		return nil
+		return ""
 	case w.Passing < 1:
-		return fmt.Errorf("Passing must be greater than 0")
+		return "Passing must be greater than 0"
 	case w.Warning < 0:
-		return fmt.Errorf("Warning must be greater or equal than 0")
+		return "Warning must be greater or equal than 0"
 	case w.Passing > maxWeight || w.Warning > maxWeight:
-		return fmt.Errorf("DNS Weight must be between 0 and %d", maxWeight)
+		return fmt.Sprintf("DNS Weight must be between 0 and %d", maxWeight)
 	}
-	return nil
+	return ""
 }
 
-func validateMeta(meta map[string]string) error {
+func metaFault(meta map[string]string) string {
 	if len(meta) > maxMetaPairs {
-		return fmt.Errorf("Node metadata cannot contain more than %d key/value pairs", maxMetaPairs)
+		return fmt.Sprintf("Node metadata cannot contain more than %d key/value pairs", maxMetaPairs)
 	}
 	for key, value := range meta {
-		if fault := metaFault(key, value); fault != "" {
-			return fmt.Errorf("Couldn't load metadata pair ('%s', '%s'): %s", key, value, fault)
+		if fault := metaPairFault(key, value); fault != "" {
+			return fmt.Sprintf("Couldn't load metadata pair ('%s', '%s'): %s", key, value, fault)
 		}
 	}
-	return nil
+	return ""
 }
 
-func metaFault(key, value string) string {
+func metaPairFault(key, value string) string {
 	switch {
 	case key == "":
 		return "Key cannot be blank"

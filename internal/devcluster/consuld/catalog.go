@@ -1,7 +1,6 @@
 package consuld
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -408,7 +407,7 @@ func (s *Server) catalogDeregister(_ http.ResponseWriter, r *http.Request) (any,
 		return nil, err
 	}
 	if gone.Node == "" {
-		return nil, errors.New("Must provide node")
+		return nil, refusal("Must provide node")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

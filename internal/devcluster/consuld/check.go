@@ -2,7 +2,6 @@ package consuld
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -59,23 +58,24 @@ func (d *duration) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// validate has Consul's texts, and refuses checks that would need to be run.
-func (def *checkDefinition) validate() error {
+// fault says in Consul's words what is wrong with a definition, nothing when it is right. Checks that would need to be
+// run are refused.
+func (def *checkDefinition) fault() string {
 	active := def.ScriptArgs != nil || def.HTTP+def.TCP+def.UDP+def.GRPC+def.H2PING+def.OSService != ""
 	alias := def.AliasNode+def.AliasService != ""
 	switch {
 	case def.Interval > 0 && def.TTL > 0:
-		return errors.New("Interval and TTL cannot both be specified")
+		return "Interval and TTL cannot both be specified"
 	case active && def.Interval <= 0:
-		return errors.New("Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks")
+		return "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"
 	case active || alias:
-		return errors.New("the embedded Consul runs only TTL checks")
+		return "the embedded Consul runs only TTL checks"
 	case def.TTL <= 0:
-		return errors.New("TTL must be > 0 for TTL checks")
+		return "TTL must be > 0 for TTL checks"
 	case def.OutputMaxSize < 0:
-		return errors.New("MaxOutputMaxSize must be positive")
+		return "MaxOutputMaxSize must be positive"
 	}
-	return nil
+	return ""
 }
 
 func validStatus(status string) bool {
@@ -215,8 +215,8 @@ func (s *Server) registerCheck(_ http.ResponseWriter, r *http.Request) (any, err
 	if def.Status != "" && !validStatus(def.Status) {
 		return nil, badRequest("Bad check status")
 	}
-	if err := def.validate(); err != nil {
-		return nil, badRequest("Invalid check: %v", err)
+	if fault := def.fault(); fault != "" {
+		return nil, badRequest("Invalid check: %s", fault)
 	}
 	check := healthCheck{
 		Node: s.node.Node, CheckID: def.ID, Name: def.Name, Status: def.Status, Notes: def.Notes,

@@ -144,6 +144,11 @@ func badRequest(format string, args ...any) error {
 	return &httpError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
+// refusal is a 500 that Consul answers on purpose, in Consul's words.
+func refusal(format string, args ...any) error {
+	return &httpError{http.StatusInternalServerError, fmt.Sprintf(format, args...)}
+}
+
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, route := range []struct {
@@ -228,7 +233,7 @@ func serveJSON(methods []string, serve endpoint) http.Handler {
 			return
 		}
 		if dc := r.URL.Query().Get("dc"); dc != "" && dc != datacenter {
-			writeError(w, errors.New("No path to datacenter"))
+			writeError(w, refusal("No path to datacenter"))
 			return
 		}
 		value, err := serve(w, r)

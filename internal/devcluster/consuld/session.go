@@ -3,7 +3,6 @@ package consuld
 import (
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -138,32 +137,32 @@ func (x *session) validate() (time.Duration, error) {
 		x.Behavior = behaviorRelease
 	case behaviorRelease, behaviorDelete:
 	default:
-		return 0, fmt.Errorf("Invalid Behavior setting '%s'", x.Behavior)
+		return 0, refusal("Invalid Behavior setting '%s'", x.Behavior)
 	}
 	if x.TTL == "" {
 		return 0, nil
 	}
 	ttl, err := time.ParseDuration(x.TTL)
 	if err != nil {
-		return 0, fmt.Errorf("Session TTL '%s' invalid: %w", x.TTL, err)
+		return 0, refusal("Session TTL '%s' invalid: %v", x.TTL, err)
 	}
 	if ttl != 0 && (ttl < minSessionTTL || ttl > maxSessionTTL) {
-		return 0, fmt.Errorf("Invalid Session TTL '%d', must be between [%v=%v]", ttl, minSessionTTL, maxSessionTTL)
+		return 0, refusal("Invalid Session TTL '%d', must be between [%v=%v]", ttl, minSessionTTL, maxSessionTTL)
 	}
 	return ttl, nil
 }
 
 func (s *Server) addSession(w *write, x *session) error {
 	if x.Node != s.node.Node {
-		return errors.New("Missing node registration")
+		return refusal("Missing node registration")
 	}
 	for _, id := range x.boundTo() {
 		check := s.catalog.checks[id]
 		if check == nil {
-			return fmt.Errorf("Missing check '%s' registration", id)
+			return refusal("Missing check '%s' registration", id)
 		}
 		if check.Status == critical {
-			return fmt.Errorf("Check '%s' is in %s state", id, critical)
+			return refusal("Check '%s' is in %s state", id, critical)
 		}
 	}
 	x.CreateIndex, x.ModifyIndex = w.index, w.index
