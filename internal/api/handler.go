@@ -1,0 +1,290 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"drover/internal/control"
+	"drover/internal/work"
+)
+
+// Limits of requests.
+const (
+	// MaxSubmissions is how many items one request may hold.
+	MaxSubmissions = 1000
+	maxBodyBytes   = 32 << 20
+	callTimeout    = time.Minute // of a call that is not a stream
+	headerTimeout  = 10 * time.Second
+	idleTimeout    = 2 * time.Minute
+)
+
+// Options of a handler.
+type Options struct {
+	Service Service
+	// Leader says where the leader's API answers, empty if none leads, and
+	// whether that is this server. Nil means that this server always leads.
+	Leader func() (address string, self bool)
+	// Token is what clients have to show; none is asked for if empty.
+	Token string
+	// Transport reaches the leader from a server that does not lead; http.DefaultTransport if nil.
+	Transport http.RoundTripper
+	Logger    hclog.Logger
+}
+
+type handler struct {
+	Options
+	forward http.Handler
+}
+
+// endpoint answers a call with a value to be sent as JSON.
+type endpoint func(r *http.Request) (any, error)
+
+// NewHandler returns the API.
+func NewHandler(opts Options) http.Handler {
+	if opts.Logger == nil {
+		opts.Logger = hclog.NewNullLogger()
+	}
+	if opts.Leader == nil {
+		opts.Leader = func() (string, bool) { return "", true }
+	}
+	h := &handler{Options: opts}
+	h.forward = h.forwarder()
+	return h.routes()
+}
+
+// NewServer returns a server of handler without an address. Streams have no
+// time limit, everything else has one.
+func NewServer(handler http.Handler) *http.Server {
+	return &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}
+}
+
+func (h *handler) routes() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, answer := range map[string]http.Handler{
+		"POST /v1/items":                 h.call(http.StatusCreated, h.submit),
+		"GET /v1/items":                  h.call(http.StatusOK, h.items),
+		"GET /v1/items/{id}":             h.call(http.StatusOK, h.item),
+		"GET /v1/items/{id}/logs":        h.call(http.StatusOK, h.logs),
+		"GET /v1/items/{id}/logs/follow": http.HandlerFunc(h.follow),
+		"POST /v1/items/{id}/cancel":     h.call(http.StatusOK, h.cancel),
+		"GET /v1/status":                 h.call(http.StatusOK, h.status),
+	} {
+		mux.Handle(pattern, h.authorized(h.leads(answer)))
+	}
+	mux.Handle("GET /v1/health", h.call(http.StatusOK, h.health)) // load balancers have no token
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, fmt.Errorf("no such call: %s %s: %w", r.Method, r.URL.Path, work.ErrNotFound))
+	})
+	return mux
+}
+
+// authorized lets only requests with the token pass. Hashes are compared, so
+// that the time taken says nothing about the token, nor its length.
+func (h *handler) authorized(next http.Handler) http.Handler {
+	if h.Token == "" {
+		return next
+	}
+	want := sha256.Sum256([]byte(h.Token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		got := sha256.Sum256([]byte(token))
+		if !ok || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			writeProblem(w, fmt.Errorf("the server wants its token (DROVER_TOKEN): %w", ErrUnauthorized))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// call makes a handler of an endpoint, with limits of size and time.
+func (h *handler) call(status int, serve endpoint) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+		defer cancel()
+		limit(w, callTimeout)
+		r = r.WithContext(ctx)
+		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		value, err := serve(r)
+		if err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		if err := json.NewEncoder(w).Encode(value); err != nil {
+			h.Logger.Debug("answer not sent", "path", r.URL.Path, "error", err)
+		}
+	})
+}
+
+// limit bounds the time for reading the request and for writing the answer.
+// Not every connection can: a test's recorder is as good without.
+func limit(w http.ResponseWriter, d time.Duration) {
+	rc := http.NewResponseController(w)
+	deadline := time.Now().Add(d)
+	_ = rc.SetReadDeadline(deadline)
+	_ = rc.SetWriteDeadline(deadline)
+}
+
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer within %s: %w", callTimeout, work.ErrUnavailable)
+	}
+	if p := problemOf(err); p.Code == "internal" {
+		h.Logger.Error("call went wrong", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	writeProblem(w, err)
+}
+
+func (h *handler) submit(r *http.Request) (any, error) {
+	items, err := decodeSubmissions(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return h.Service.Submit(r.Context(), items)
+}
+
+// decodeSubmissions reads one submission or an array of them. An item without
+// an id gets one.
+func decodeSubmissions(body io.Reader) ([]control.Submission, error) {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return nil, fmt.Errorf("read items: %v: %w", err, work.ErrInvalid)
+	}
+	data = bytes.TrimSpace(data)
+	if !bytes.HasPrefix(data, []byte("[")) {
+		data = slices.Concat([]byte("["), data, []byte("]"))
+	}
+	var items []control.Submission
+	if err := decodeStrict(data, &items); err != nil {
+		return nil, fmt.Errorf("read items: %w", err)
+	}
+	if len(items) == 0 || len(items) > MaxSubmissions {
+		return nil, fmt.Errorf("%d items, use 1 to %d: %w", len(items), MaxSubmissions, work.ErrInvalid)
+	}
+	now := time.Now()
+	for i := range items {
+		if items[i].ID == "" {
+			items[i].ID = work.NewID(now)
+		}
+	}
+	return items, nil
+}
+
+func decodeStrict(data []byte, into any) error {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(into)
+	if err == nil {
+		if _, end := decoder.Token(); !errors.Is(end, io.EOF) {
+			err = errors.New("text follows")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
+	}
+	return nil
+}
+
+func (h *handler) items(r *http.Request) (any, error) {
+	query := r.URL.Query()
+	f := control.Filter{State: work.State(query.Get("state")), Queue: query.Get("queue"), Repository: query.Get("repository")}
+	if f.State != "" && !slices.Contains(work.States(), f.State) {
+		return nil, fmt.Errorf("state %q: use one of %v: %w", f.State, work.States(), work.ErrInvalid)
+	}
+	var err error
+	if f.Limit, err = number(r, "limit"); err != nil {
+		return nil, err
+	}
+	items, err := h.Service.Items(r.Context(), f)
+	if items == nil {
+		items = []work.Item{}
+	}
+	return items, err
+}
+
+// number reads a query parameter, 0 if it is absent.
+func number(r *http.Request, name string) (int, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%s %q: give a number: %w", name, text, work.ErrInvalid)
+	}
+	return n, nil
+}
+
+func (h *handler) item(r *http.Request) (any, error) {
+	item, progress, err := h.Service.Item(r.Context(), r.PathValue("id"))
+	return control.Detail{Item: item, Progress: progress}, err
+}
+
+func (h *handler) logs(r *http.Request) (any, error) {
+	attempt, err := number(r, "attempt")
+	if err != nil {
+		return nil, err
+	}
+	return h.Service.Logs(r.Context(), r.PathValue("id"), attempt)
+}
+
+// cancellation is the body of a cancel call; it may be left out.
+type cancellation struct {
+	By string `json:"by"`
+}
+
+func (h *handler) cancel(r *http.Request) (any, error) {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read request: %v: %w", err, work.ErrInvalid)
+	}
+	var c cancellation
+	if len(bytes.TrimSpace(data)) > 0 {
+		if err := decodeStrict(data, &c); err != nil {
+			return nil, fmt.Errorf("read request: %w", err)
+		}
+	}
+	return h.Service.Cancel(r.Context(), r.PathValue("id"), c.By)
+}
+
+func (h *handler) status(r *http.Request) (any, error) { return h.Service.Status(r.Context()) }
+
+// Health is the answer to a health check.
+type Health struct {
+	Healthy bool `json:"healthy"`
+	Leads   bool `json:"leads"`
+}
+
+// health tells whether this server can answer calls: it leads and is ready, or
+// it knows who leads.
+func (h *handler) health(r *http.Request) (any, error) {
+	address, self := h.Leader()
+	if !self {
+		if address == "" {
+			return nil, errNoLeader
+		}
+		return Health{Healthy: true}, nil
+	}
+	status, err := h.Service.Status(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	if len(status.NotReady) > 0 {
+		return nil, fmt.Errorf("%s: %w", strings.Join(status.NotReady, "; "), work.ErrUnavailable)
+	}
+	return Health{Healthy: true, Leads: true}, nil
+}
