@@ -45,6 +45,9 @@ func Nomad(t *testing.T, open func(testing.TB) NomadTarget) {
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.cases {
+				if c.driver != "" && c.driver != suite.Driver {
+					continue
+				}
 				cases++
 				t.Run(c.name, func(t *testing.T) { c.test(&nomadTest{T: t, nomadSuite: suite}) })
 			}
@@ -62,6 +65,8 @@ type nomadSuite struct {
 type nomadCase struct {
 	name string
 	test func(*nomadTest)
+	// driver is the only one that the case is about, if any.
+	driver string
 }
 
 // nomadTest is one case with the helpers that most cases need.

@@ -8,7 +8,7 @@ import (
 )
 
 var schedulingCases = []nomadCase{
-	{"evaluation of what is placed", func(t *nomadTest) {
+	{name: "evaluation of what is placed", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		answer := t.register(job)
 		eval := t.awaitEval(answer.EvalID, "complete")
@@ -19,7 +19,7 @@ var schedulingCases = []nomadCase{
 		t.check(err)
 		same(t, "allocations", len(allocs), 1)
 	}},
-	{"what is too big waits in a blocked evaluation", func(t *nomadTest) {
+	{name: "what is too big waits in a blocked evaluation", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		job.TaskGroups[0].Tasks[0].Resources.MemoryMB = new(1 << 24)
 		answer := t.register(job)
@@ -44,7 +44,7 @@ var schedulingCases = []nomadCase{
 		t.check(err)
 		t.awaitEval(blocked.ID, "canceled")
 	}},
-	{"room that is given back is used", func(t *nomadTest) {
+	{name: "room that is given back is used", test: func(t *nomadTest) {
 		half := t.nodeMemory()*2/3 - 100
 		first, second := t.job("sleep"), t.job("exit", "0")
 		first.TaskGroups[0].Tasks[0].Resources.MemoryMB = new(half)
@@ -57,7 +57,7 @@ var schedulingCases = []nomadCase{
 		t.check(err)
 		t.awaitAlloc(*second.ID, "complete")
 	}},
-	{"unknown driver finds no node", func(t *nomadTest) {
+	{name: "unknown driver finds no node", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		job.TaskGroups[0].Tasks[0].Driver = "no_such_driver"
 		answer := t.register(job)
@@ -67,7 +67,7 @@ var schedulingCases = []nomadCase{
 		}
 		same(t, "filtered", metric.ConstraintFiltered["missing drivers"], 1)
 	}},
-	{"the node", func(t *nomadTest) {
+	{name: "the node", test: func(t *nomadTest) {
 		nodes, _, err := t.Client.Nodes().List(t.read())
 		t.check(err)
 		same(t, "nodes", len(nodes), 1)
@@ -92,7 +92,7 @@ var schedulingCases = []nomadCase{
 		}
 		same(t, "allocation listed", found, true)
 	}},
-	{"agent and status", func(t *nomadTest) {
+	{name: "agent and status", test: func(t *nomadTest) {
 		self, err := t.Client.Agent().Self()
 		t.check(err)
 		version, _ := self.Config["Version"].(map[string]any)
@@ -112,7 +112,7 @@ var schedulingCases = []nomadCase{
 		t.check(err)
 		same(t, "members", len(members.Members), 1)
 	}},
-	{"namespaces", func(t *nomadTest) {
+	{name: "namespaces", test: func(t *nomadTest) {
 		name := t.prefix + "-ns"
 		_, err := t.Client.Namespaces().Register(&api.Namespace{Name: name}, t.write())
 		t.check(err)
@@ -157,7 +157,7 @@ func (t *nomadTest) nodeMemory() int {
 }
 
 var variableCases = []nomadCase{
-	{"put, get, list, delete", func(t *nomadTest) {
+	{name: "put, get, list, delete", test: func(t *nomadTest) {
 		path := t.prefix + "/one"
 		stored, _, err := t.Client.Variables().Create(&api.Variable{Path: path, Items: map[string]string{"a": "1"}}, t.write())
 		t.check(err)
@@ -175,7 +175,7 @@ var variableCases = []nomadCase{
 			t.Errorf("read of a deleted variable: %v", err)
 		}
 	}},
-	{"check and set", func(t *nomadTest) {
+	{name: "check and set", test: func(t *nomadTest) {
 		path := t.prefix + "/cas"
 		first, _, err := t.Client.Variables().CheckedCreate(&api.Variable{Path: path, Items: map[string]string{"a": "1"}}, t.write())
 		t.check(err)
@@ -191,31 +191,31 @@ var variableCases = []nomadCase{
 			t.Errorf("update of a stale index: %v, want a conflict", err)
 		}
 	}},
-	{"empty variable", func(t *nomadTest) {
+	{name: "empty variable", test: func(t *nomadTest) {
 		_, _, err := t.Client.Variables().Create(&api.Variable{Path: t.prefix + "/none", Items: map[string]string{}}, t.write())
 		if err == nil || !strings.Contains(err.Error(), "variable missing required Items object") {
 			t.Errorf("create of an empty variable: %v", err)
 		}
 	}},
-	{"shipped template makes an environment of a variable", func(t *nomadTest) {
+	{name: "shipped template makes an environment of a variable", test: func(t *nomadTest) {
 		path := "nomad/jobs/" + t.prefix + "-secrets"
 		odd := "a \"quoted\" <word> #hash $dollar 'single'\nand a second line"
 		_, _, err := t.Client.Variables().Create(&api.Variable{Path: path, Items: map[string]string{"PLAIN": "x", "ODD": odd}}, t.write())
 		t.check(err)
 		t.Cleanup(func() { _, _ = t.Client.Variables().Delete(path, nil) })
-		alloc := t.runFile("env PLAIN ODD", "secrets_path = \""+path+"\"\n")
-		same(t, "environment", t.logs(alloc, "stdout"), "PLAIN=x\nODD="+odd+"\n")
+		alloc := t.runFile("env PLAIN ODD", "memory = 64\nsecrets_path = \""+path+"\"\n")
+		t.sameLog(alloc, "stdout", "PLAIN=x\nODD="+odd+"\n")
 	}},
-	{"shipped template without its variable", func(t *nomadTest) {
+	{name: "shipped template without its variable", test: func(t *nomadTest) {
 		alloc := t.runFile("env PLAIN", "secrets_path = \"nomad/jobs/"+t.prefix+"-none\"\n")
-		same(t, "environment", t.logs(alloc, "stdout"), "PLAIN=\n")
+		t.sameLog(alloc, "stdout", "PLAIN=\n")
 	}},
 }
 
 // runFile runs testtask by the shipped specification to a successful end.
 func (t *nomadTest) runFile(task, variables string) *api.Allocation {
 	t.Helper()
-	job := t.parse(t.JobFile, t.Variables+"\nmemory = 64\ncores = 0\ncpu = 50\nenv = { TESTTASK = \""+task+"\" }\n"+variables)
+	job := t.parse(t.JobFile, t.Variables+"\ncores = 0\ncpu = 50\nenv = { TESTTASK = \""+task+"\" }\n"+variables)
 	job.ID, job.Name = new(t.prefix+"-run"), new(t.prefix+"-run")
 	t.register(job)
 	return t.awaitAlloc(t.dispatch(job, "{}", "").DispatchedJobID, "complete")

@@ -23,13 +23,13 @@ type streamLine struct {
 }
 
 var eventCases = []nomadCase{
-	{"first line is a heartbeat", func(t *nomadTest) {
+	{name: "first line is a heartbeat", test: func(t *nomadTest) {
 		lines := t.stream("0", "Allocation:*")
 		if !lines.Scan() || lines.Text() != "{}" {
 			t.Errorf("first line is %q", lines.Text())
 		}
 	}},
-	{"life of an allocation", func(t *nomadTest) {
+	{name: "life of an allocation", test: func(t *nomadTest) {
 		index := t.index()
 		job := t.job("exit", "3")
 		t.register(job)
@@ -58,13 +58,13 @@ var eventCases = []nomadCase{
 			return false
 		})
 	}},
-	{"placement is an event of a plan", func(t *nomadTest) {
+	{name: "placement is an event of a plan", test: func(t *nomadTest) {
 		index := t.index()
 		job := t.job("exit", "0")
 		t.register(job)
 		t.awaitEvent(index, "Allocation", "PlanResult", *job.ID)
 	}},
-	{"registration, evaluation and deregistration", func(t *nomadTest) {
+	{name: "registration, evaluation and deregistration", test: func(t *nomadTest) {
 		index := t.index()
 		job := t.job("exit", "0")
 		answer := t.register(job)
@@ -76,7 +76,7 @@ var eventCases = []nomadCase{
 		t.check(err)
 		t.awaitEvent(index, "Job", "JobDeregistered", *job.ID)
 	}},
-	{"resuming includes the index", func(t *nomadTest) {
+	{name: "resuming includes the index", test: func(t *nomadTest) {
 		index := t.index()
 		job := t.parameterized("exit", "0")
 		answer := t.register(job)
@@ -84,12 +84,12 @@ var eventCases = []nomadCase{
 		same(t, "index of the event", seen, answer.JobModifyIndex)
 		same(t, "again from that index", t.awaitEvent(seen, "Job", "JobRegistered", *job.ID), seen)
 	}},
-	{"index of 0 replays", func(t *nomadTest) {
+	{name: "index of 0 replays", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		t.register(job)
 		t.awaitEvent(0, "Job", "JobRegistered", *job.ID)
 	}},
-	{"one key of a topic", func(t *nomadTest) {
+	{name: "one key of a topic", test: func(t *nomadTest) {
 		index := t.index()
 		other, job := t.parameterized("exit", "0"), t.parameterized("exit", "0")
 		t.register(other)
@@ -101,7 +101,7 @@ var eventCases = []nomadCase{
 			return len(line.Events) > 0
 		})
 	}},
-	{"bad topic", func(t *nomadTest) {
+	{name: "bad topic", test: func(t *nomadTest) {
 		_, err := t.Client.Raw().Response("/v1/event/stream", &api.QueryOptions{Params: map[string]string{"topic": "Job:a:b"}})
 		t.refused(err, http.StatusBadRequest, "Invalid topic query")
 	}},

@@ -11,7 +11,7 @@ import (
 )
 
 var parseCases = []nomadCase{
-	{"shipped file with its variables", func(t *nomadTest) {
+	{name: "shipped file with its variables", test: func(t *nomadTest) {
 		job := t.parse(t.JobFile, t.Variables+"\nmemory = 64\njob_id = \"renamed\"\nenv = { A = \"b\" }\n")
 		task := job.TaskGroups[0].Tasks[0]
 		same(t, "id", *job.ID, "renamed")
@@ -28,7 +28,7 @@ var parseCases = []nomadCase{
 		same(t, "payload file", task.DispatchPayload.File, "item.json")
 		same(t, "template changes", *task.Templates[0].ChangeMode, "noop")
 	}},
-	{"cores replace cpu", func(t *nomadTest) {
+	{name: "cores replace cpu", test: func(t *nomadTest) {
 		withCores := t.parse(t.JobFile, t.Variables+"\ncores = 1\n").TaskGroups[0].Tasks[0].Resources
 		same(t, "cores", *withCores.Cores, 1)
 		withCPU := t.parse(t.JobFile, t.Variables+"\ncores = 0\ncpu = 123\n").TaskGroups[0].Tasks[0].Resources
@@ -37,7 +37,7 @@ var parseCases = []nomadCase{
 			t.Errorf("cores: got %d, want none", *withCPU.Cores)
 		}
 	}},
-	{"runtime references stay", func(t *nomadTest) {
+	{name: "runtime references stay", test: func(t *nomadTest) {
 		job := t.parse(`job "a" {
 			group "g" {
 				task "t" {
@@ -63,23 +63,23 @@ EOT
 		same(t, "env", task.Env["HOME_DIR"], `${meta.a}-${env["HOME"]}`)
 		same(t, "heredoc", *task.Templates[0].EmbeddedTmpl, "{{ env \"X\" }} ${literal} ${attr.cpu.arch}\n")
 	}},
-	{"unknown block has a position", func(t *nomadTest) {
+	{name: "unknown block has a position", test: func(t *nomadTest) {
 		err := t.parseError("job \"a\" {\n  grupp \"g\" {}\n}", "")
 		t.refused(err, http.StatusBadRequest, "input.hcl:2,3-8")
 	}},
-	{"unknown attribute has a position", func(t *nomadTest) {
+	{name: "unknown attribute has a position", test: func(t *nomadTest) {
 		err := t.parseError("job \"a\" {\n  group \"g\" {\n    cuont = 2\n  }\n}", "")
 		t.refused(err, http.StatusBadRequest, "input.hcl:3,5-10")
 	}},
-	{"unset variable", func(t *nomadTest) {
+	{name: "unset variable", test: func(t *nomadTest) {
 		err := t.parseError(`variable "v" {}
 			job "a" { meta = { k = var.v } }`, "")
 		t.refused(err, http.StatusBadRequest, "Unset variable")
 	}},
-	{"undeclared variable is ignored", func(t *nomadTest) {
+	{name: "undeclared variable is ignored", test: func(t *nomadTest) {
 		t.check(t.parseError(`job "a" {}`, "nothing = 1\n"))
 	}},
-	{"syntax error", func(t *nomadTest) {
+	{name: "syntax error", test: func(t *nomadTest) {
 		t.refused(t.parseError(`job "a" {`, ""), http.StatusBadRequest, "input.hcl:1")
 	}},
 }
@@ -111,7 +111,7 @@ func (t *nomadTest) refused(err error, code int, text string) {
 }
 
 var registerCases = []nomadCase{
-	{"parameterized job runs nothing", func(t *nomadTest) {
+	{name: "parameterized job runs nothing", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		answer := t.register(job)
 		same(t, "evaluation", answer.EvalID, "")
@@ -121,7 +121,7 @@ var registerCases = []nomadCase{
 		same(t, "version", *read.Version, 0)
 		same(t, "allocations", len(t.allocs(*job.ID)), 0)
 	}},
-	{"same again is the same version", func(t *nomadTest) {
+	{name: "same again is the same version", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		first := t.register(job)
 		second := t.register(job)
@@ -130,14 +130,14 @@ var registerCases = []nomadCase{
 		}
 		same(t, "versions", t.versions(*job.ID), 1)
 	}},
-	{"a change is a new version", func(t *nomadTest) {
+	{name: "a change is a new version", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		t.register(job)
 		job.Meta = map[string]string{"changed": "yes"}
 		t.register(job)
 		same(t, "versions", t.versions(*job.ID), 2)
 	}},
-	{"enforced index", func(t *nomadTest) {
+	{name: "enforced index", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		first, _, err := t.Client.Jobs().EnforceRegister(job, 0, t.write())
 		t.check(err)
@@ -147,7 +147,7 @@ var registerCases = []nomadCase{
 		_, _, err = t.Client.Jobs().EnforceRegister(job, first.JobModifyIndex, t.write())
 		t.check(err)
 	}},
-	{"list by prefix, with meta when asked", func(t *nomadTest) {
+	{name: "list by prefix, with meta when asked", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		job.Meta = map[string]string{"k": "v"}
 		t.register(job)
@@ -164,28 +164,28 @@ var registerCases = []nomadCase{
 		t.check(err)
 		same(t, "meta", list[0].Meta["k"], "v")
 	}},
-	{"unknown job", func(t *nomadTest) {
+	{name: "unknown job", test: func(t *nomadTest) {
 		_, _, err := t.Client.Jobs().Info(t.prefix+"/nothing", t.read())
 		t.refused(err, http.StatusNotFound, "job not found")
 	}},
-	{"invalid job", func(t *nomadTest) {
+	{name: "invalid job", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		job.TaskGroups = nil
 		_, _, err := t.Client.Jobs().Register(job, t.write())
 		t.refused(err, http.StatusInternalServerError, "Missing job task groups")
 	}},
-	{"unknown namespace", func(t *nomadTest) {
+	{name: "unknown namespace", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		job.Namespace = new("nowhere")
 		_, _, err := t.Client.Jobs().Register(job, t.write())
 		t.refused(err, http.StatusInternalServerError, "is in nonexistent namespace")
 	}},
-	{"deregister of an unknown job is no error", func(t *nomadTest) {
+	{name: "deregister of an unknown job is no error", test: func(t *nomadTest) {
 		eval, _, err := t.Client.Jobs().Deregister(t.prefix+"-nothing", false, t.write())
 		t.check(err)
 		same(t, "evaluation", eval, "")
 	}},
-	{"stop keeps the job, purge forgets it", func(t *nomadTest) {
+	{name: "stop keeps the job, purge forgets it", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		t.register(job)
 		_, _, err := t.Client.Jobs().Deregister(*job.ID, false, t.write())
@@ -199,7 +199,7 @@ var registerCases = []nomadCase{
 		_, _, err = t.Client.Jobs().Info(*job.ID, t.read())
 		t.refused(err, http.StatusNotFound, "job not found")
 	}},
-	{"blocking read of a list", func(t *nomadTest) {
+	{name: "blocking read of a list", test: func(t *nomadTest) {
 		job := t.parameterized("exit", "0")
 		t.register(job)
 		_, meta, err := t.Client.Jobs().List(&api.QueryOptions{Prefix: t.prefix})
@@ -230,7 +230,7 @@ func (t *nomadTest) versions(id string) int {
 }
 
 var dispatchCases = []nomadCase{
-	{"child carries payload, meta and parent", func(t *nomadTest) {
+	{name: "child carries payload, meta and parent", test: func(t *nomadTest) {
 		parent := t.parameterized("payload")
 		t.register(parent)
 		answer := t.dispatch(parent, `{"task":"x"}`, "")
@@ -241,7 +241,7 @@ var dispatchCases = []nomadCase{
 			t.Errorf("incomplete answer %+v", answer)
 		}
 		alloc := t.awaitAlloc(answer.DispatchedJobID, "complete")
-		same(t, "payload in the task", t.logs(alloc, "stdout"), `{"task":"x"}`)
+		t.sameLog(alloc, "stdout", `{"task":"x"}`)
 		child, _, err := t.Client.Jobs().Info(answer.DispatchedJobID, t.read())
 		t.check(err)
 		same(t, "parent", *child.ParentID, *parent.ID)
@@ -249,7 +249,7 @@ var dispatchCases = []nomadCase{
 		same(t, "meta", child.Meta["item"], "i1")
 		same(t, "payload", string(child.Payload), `{"task":"x"}`)
 	}},
-	{"idempotency token", func(t *nomadTest) {
+	{name: "idempotency token", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		first := t.dispatch(parent, "", "token")
@@ -264,7 +264,7 @@ var dispatchCases = []nomadCase{
 		t.awaitAlloc(first.DispatchedJobID, "complete")
 		same(t, "child after its end", t.dispatch(parent, "", "token").DispatchedJobID, first.DispatchedJobID)
 	}},
-	{"purge frees the token", func(t *nomadTest) {
+	{name: "purge frees the token", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		first := t.dispatch(parent, "", "token")
@@ -275,26 +275,26 @@ var dispatchCases = []nomadCase{
 			t.Error("the token outlived its child")
 		}
 	}},
-	{"payload at the limit and over it", func(t *nomadTest) {
+	{name: "payload at the limit and over it", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		t.dispatch(parent, strings.Repeat("x", 16384), "")
 		err := t.dispatchError(*parent.ID, strings.Repeat("x", 16385), map[string]string{"item": "i", "attempt": "1"}, 0)
 		t.refused(err, http.StatusInternalServerError, "Payload exceeds maximum size; 16385 > 16384")
 	}},
-	{"missing meta", func(t *nomadTest) {
+	{name: "missing meta", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		err := t.dispatchError(*parent.ID, "", map[string]string{"item": "i"}, 0)
 		t.refused(err, http.StatusInternalServerError, "Dispatch did not provide required meta keys: [attempt]")
 	}},
-	{"unknown meta", func(t *nomadTest) {
+	{name: "unknown meta", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		err := t.dispatchError(*parent.ID, "", map[string]string{"item": "i", "attempt": "1", "more": "x"}, 0)
 		t.refused(err, http.StatusInternalServerError, "Dispatch request included unpermitted metadata keys: [more]")
 	}},
-	{"priority", func(t *nomadTest) {
+	{name: "priority", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		answer, _, err := t.Client.Jobs().DispatchOpts(&api.DispatchOptions{
@@ -307,15 +307,15 @@ var dispatchCases = []nomadCase{
 		err = t.dispatchError(*parent.ID, "", map[string]string{"item": "i", "attempt": "1"}, 101)
 		t.refused(err, http.StatusInternalServerError, "dispatch job priority must be between [1, 100]")
 	}},
-	{"unknown parent", func(t *nomadTest) {
+	{name: "unknown parent", test: func(t *nomadTest) {
 		t.refused(t.dispatchError(t.prefix+"-nothing", "", nil, 0), http.StatusInternalServerError, "parameterized job not found")
 	}},
-	{"parent that is none", func(t *nomadTest) {
+	{name: "parent that is none", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		t.register(job)
 		t.refused(t.dispatchError(*job.ID, "", nil, 0), http.StatusInternalServerError, "is not a parameterized job")
 	}},
-	{"stopped parent", func(t *nomadTest) {
+	{name: "stopped parent", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		_, _, err := t.Client.Jobs().Deregister(*parent.ID, false, t.write())
@@ -323,7 +323,7 @@ var dispatchCases = []nomadCase{
 		err = t.dispatchError(*parent.ID, "", map[string]string{"item": "i", "attempt": "1"}, 0)
 		t.refused(err, http.StatusInternalServerError, `is stopped`)
 	}},
-	{"children are listed by prefix, with their meta", func(t *nomadTest) {
+	{name: "children are listed by prefix, with their meta", test: func(t *nomadTest) {
 		parent := t.parameterized("exit", "0")
 		t.register(parent)
 		one, two := t.dispatch(parent, "", "1"), t.dispatch(parent, "", "2")
@@ -340,7 +340,7 @@ var dispatchCases = []nomadCase{
 		slices.Sort(want)
 		same(t, "children", strings.Join(ids, " "), strings.Join(want, " "))
 	}},
-	{"purged parent leaves its children", func(t *nomadTest) {
+	{name: "purged parent leaves its children", test: func(t *nomadTest) {
 		parent := t.parameterized("sleep")
 		t.register(parent)
 		child := t.dispatch(parent, "", "")

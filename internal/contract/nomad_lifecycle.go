@@ -9,7 +9,7 @@ import (
 )
 
 var lifecycleCases = []nomadCase{
-	{"exit 0", func(t *nomadTest) {
+	{name: "exit 0", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		t.register(job)
 		alloc := t.awaitAlloc(*job.ID, "complete")
@@ -27,7 +27,7 @@ var lifecycleCases = []nomadCase{
 		}
 		t.awaitJob(*job.ID, "dead")
 	}},
-	{"exit 1", func(t *nomadTest) {
+	{name: "exit 1", test: func(t *nomadTest) {
 		job := t.job("exit", "1")
 		t.register(job)
 		alloc := t.awaitAlloc(*job.ID, "failed")
@@ -41,7 +41,7 @@ var lifecycleCases = []nomadCase{
 		t.awaitJob(*job.ID, "dead")
 		same(t, "allocations", len(t.allocs(*job.ID)), 1)
 	}},
-	{"killed by a signal", func(t *nomadTest) {
+	{name: "killed by a signal", test: func(t *nomadTest) {
 		job := t.job("kill")
 		t.register(job)
 		alloc := t.awaitAlloc(*job.ID, "failed")
@@ -53,7 +53,28 @@ var lifecycleCases = []nomadCase{
 		}
 		t.eventOf(alloc, "Not Restarting")
 	}},
-	{"command that isn't there", func(t *nomadTest) {
+	{name: "too much memory", driver: "docker", test: func(t *nomadTest) {
+		job := t.job("eat", "100")
+		t.register(job)
+		alloc := t.awaitAlloc(*job.ID, "failed")
+		ended := t.eventOf(alloc, "Terminated")
+		same(t, "oom_killed", ended.Details["oom_killed"], "true")
+		same(t, "exit code", ended.Details["exit_code"], "137")
+		same(t, "signal", ended.Details["signal"], "0")
+		same(t, "exit message", ended.Details["exit_message"], "OOM Killed")
+		same(t, "display", ended.DisplayMessage, `Exit Code: 137, Exit Message: "OOM Killed"`)
+	}},
+	{name: "exit message", driver: "docker", test: func(t *nomadTest) {
+		job := t.job("exit", "3")
+		t.register(job)
+		ended := t.eventOf(t.awaitAlloc(*job.ID, "failed"), "Terminated")
+		same(t, "exit message", ended.Details["exit_message"], "Docker container exited with non-zero exit code: 3")
+	}},
+	{name: "limits of the shipped file", driver: "docker", test: func(t *nomadTest) {
+		alloc := t.runFile("limits", "memory = 64\npids = 77\n")
+		t.sameLog(alloc, "stdout", "memory 67108864\npids 77\nroot read-only\n/tmp writable\n/local writable\ncapabilities 0000000000000000\nno new privileges 1\n")
+	}},
+	{name: "command that isn't there", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		task := job.TaskGroups[0].Tasks[0]
 		if t.Driver == "docker" {
@@ -69,7 +90,7 @@ var lifecycleCases = []nomadCase{
 		same(t, "fails task", t.eventOf(alloc, "Not Restarting").Details["fails_task"], "true")
 		same(t, "started", alloc.TaskStates["worker"].StartedAt.IsZero(), true)
 	}},
-	{"deregister ends the task by its signal", func(t *nomadTest) {
+	{name: "deregister ends the task by its signal", test: func(t *nomadTest) {
 		job := t.job("sleep")
 		t.register(job)
 		t.awaitLine(t.awaitAlloc(*job.ID, "running"), "sleeping")
@@ -89,7 +110,7 @@ var lifecycleCases = []nomadCase{
 		same(t, "failed", alloc.TaskStates["worker"].Failed, false)
 		t.awaitJob(*job.ID, "dead")
 	}},
-	{"a deaf task is killed after its timeout", func(t *nomadTest) {
+	{name: "a deaf task is killed after its timeout", test: func(t *nomadTest) {
 		job := t.job("stubborn")
 		t.register(job)
 		t.awaitLine(t.awaitAlloc(*job.ID, "running"), "ignoring")
@@ -99,7 +120,7 @@ var lifecycleCases = []nomadCase{
 		same(t, "exit code", t.eventOf(alloc, "Terminated").Details["exit_code"], "137")
 		same(t, "failed", alloc.TaskStates["worker"].Failed, false)
 	}},
-	{"purge ends the task and forgets job, allocation and logs at once", func(t *nomadTest) {
+	{name: "purge ends the task and forgets job, allocation and logs at once", test: func(t *nomadTest) {
 		job := t.job("sleep")
 		t.register(job)
 		id := t.awaitAlloc(*job.ID, "running").ID
@@ -111,7 +132,7 @@ var lifecycleCases = []nomadCase{
 		t.refused(err, http.StatusNotFound, "nknown allocation")
 		same(t, "allocations", len(t.allocs(*job.ID)), 0)
 	}},
-	{"stopping an allocation places another", func(t *nomadTest) {
+	{name: "stopping an allocation places another", test: func(t *nomadTest) {
 		job := t.job("sleep")
 		t.register(job)
 		first := t.awaitAlloc(*job.ID, "running")
@@ -134,24 +155,25 @@ var lifecycleCases = []nomadCase{
 			return err == nil && alloc.ClientStatus == "complete" && alloc.DesiredStatus == "stop"
 		})
 	}},
-	{"environment of the task", func(t *nomadTest) {
+	{name: "environment of the task", test: func(t *nomadTest) {
 		parent := t.parameterized("env", "NOMAD_ALLOC_ID", "NOMAD_JOB_ID", "NOMAD_JOB_PARENT_ID", "NOMAD_META_item", "NOMAD_META_ATTEMPT",
 			"NOMAD_META_traceparent", "NOMAD_TASK_NAME", "NOMAD_GROUP_NAME", "NOMAD_MEMORY_LIMIT", "NOMAD_NAMESPACE", "NOMAD_DC", "OWN")
 		parent.TaskGroups[0].Tasks[0].Env = map[string]string{"OWN": "${NOMAD_TASK_NAME} on ${node.datacenter} ${unknown.x}"}
 		t.register(parent)
 		child := t.dispatch(parent, "", "").DispatchedJobID
 		alloc := t.awaitAlloc(child, "complete")
-		same(t, "environment", t.logs(alloc, "stdout"), strings.Join([]string{
+		t.sameLog(alloc, "stdout", strings.Join([]string{
 			"NOMAD_ALLOC_ID=" + alloc.ID, "NOMAD_JOB_ID=" + child, "NOMAD_JOB_PARENT_ID=" + *parent.ID, "NOMAD_META_item=i1", "NOMAD_META_ATTEMPT=1",
 			"NOMAD_META_traceparent=", "NOMAD_TASK_NAME=worker", "NOMAD_GROUP_NAME=worker", "NOMAD_MEMORY_LIMIT=32", "NOMAD_NAMESPACE=default",
 			"NOMAD_DC=dc1", "OWN=worker on dc1 ${unknown.x}", "",
 		}, "\n"))
 	}},
-	{"shipped file runs", func(t *nomadTest) {
+	{name: "shipped file runs", test: func(t *nomadTest) {
 		job := t.parse(t.JobFile, t.Variables+"\nmemory = 64\ncores = 0\ncpu = 50\nenv = { TESTTASK = \"env CONSUL_HTTP_ADDR\" }\njob_id = \""+t.prefix+"-file\"\n")
 		t.register(job)
 		alloc := t.awaitAlloc(t.dispatch(job, "{}", "").DispatchedJobID, "complete")
-		out := t.logs(alloc, "stdout")
+		t.eventually("a line of output", func() bool { return t.readLogs(alloc.ID, url.Values{"type": {"stdout"}}) != "" })
+		out := t.readLogs(alloc.ID, url.Values{"type": {"stdout"}})
 		if !strings.HasPrefix(out, "CONSUL_HTTP_ADDR=") || strings.Contains(out, "$") || !strings.HasSuffix(out, ":8500\n") {
 			t.Errorf("the Consul address of the node is not in %q", out)
 		}

@@ -12,23 +12,26 @@ import (
 )
 
 var logCases = []nomadCase{
-	{"whole log of an ended task", func(t *nomadTest) {
+	{name: "whole log of an ended task", test: func(t *nomadTest) {
 		alloc := t.ended("lines", "3", "0")
-		same(t, "stdout", t.logs(alloc, "stdout"), "out 0\nout 1\nout 2\n")
-		same(t, "stderr", t.logs(alloc, "stderr"), "err 0\nerr 1\nerr 2\n")
+		t.sameLog(alloc, "stdout", "out 0\nout 1\nout 2\n")
+		t.sameLog(alloc, "stderr", "err 0\nerr 1\nerr 2\n")
 	}},
-	{"end of a log in bytes", func(t *nomadTest) {
+	{name: "end of a log in bytes", test: func(t *nomadTest) {
 		alloc := t.ended("lines", "30", "0")
+		t.awaitLine(alloc, "out 29")
 		same(t, "last 7 bytes", t.tail(alloc, "end", 7), "out 29\n")
 		whole := t.tail(alloc, "end", 1<<20)
-		same(t, "more than there is", len(whole), len(t.logs(alloc, "stdout")))
+		same(t, "more than there is", whole, t.readLogs(alloc.ID, url.Values{"type": {"stdout"}}))
 	}},
-	{"log from an offset", func(t *nomadTest) {
+	{name: "log from an offset", test: func(t *nomadTest) {
 		alloc := t.ended("lines", "3", "0")
+		t.awaitLine(alloc, "out 2")
 		same(t, "from byte 6", t.tail(alloc, "start", 6), "out 1\nout 2\n")
 	}},
-	{"framed log through the client library", func(t *nomadTest) {
+	{name: "framed log through the client library", test: func(t *nomadTest) {
 		alloc := t.ended("lines", "2", "0")
+		t.awaitLine(alloc, "out 1")
 		frames, errs := t.Client.AllocFS().Logs(alloc, false, "worker", "stdout", "start", 0, nil, t.read())
 		var text strings.Builder
 		for frames != nil {
@@ -45,7 +48,7 @@ var logCases = []nomadCase{
 		}
 		same(t, "stdout", text.String(), "out 0\nout 1\n")
 	}},
-	{"following a running task", func(t *nomadTest) {
+	{name: "following a running task", test: func(t *nomadTest) {
 		job := t.job("trickle")
 		t.register(job)
 		alloc := t.awaitAlloc(*job.ID, "running")
@@ -65,7 +68,7 @@ var logCases = []nomadCase{
 			t.Errorf("the log begins with %q", seen)
 		}
 	}},
-	{"no log before the start", func(t *nomadTest) {
+	{name: "no log before the start", test: func(t *nomadTest) {
 		job := t.job("exit", "0")
 		task := job.TaskGroups[0].Tasks[0]
 		if t.Driver == "docker" {
@@ -78,16 +81,16 @@ var logCases = []nomadCase{
 		_, err := t.openLogs(t.Context(), alloc.ID, url.Values{"type": {"stdout"}})
 		t.refused(err, http.StatusNotFound, `task "worker" not started yet. No logs available`)
 	}},
-	{"log of an unknown task", func(t *nomadTest) {
+	{name: "log of an unknown task", test: func(t *nomadTest) {
 		alloc := t.ended("exit", "0")
 		_, err := t.openLogs(t.Context(), alloc.ID, url.Values{"type": {"stdout"}, "task": {"nobody"}})
 		t.refused(err, http.StatusBadRequest, `unknown task name "nobody"`)
 	}},
-	{"log of an unknown allocation", func(t *nomadTest) {
+	{name: "log of an unknown allocation", test: func(t *nomadTest) {
 		_, err := t.openLogs(t.Context(), "11111111-2222-3333-4444-555555555555", url.Values{"type": {"stdout"}})
 		t.refused(err, http.StatusNotFound, "nknown allocation")
 	}},
-	{"garbage collection takes jobs, allocations and logs", func(t *nomadTest) {
+	{name: "garbage collection takes jobs, allocations and logs", test: func(t *nomadTest) {
 		alloc := t.ended("lines", "1", "0")
 		t.awaitJob(alloc.JobID, "dead")
 		t.eventually("everything of the job to be gone", func() bool {
@@ -98,7 +101,7 @@ var logCases = []nomadCase{
 			return jobErr != nil && allocErr != nil && logErr != nil
 		})
 	}},
-	{"usage of a running task", func(t *nomadTest) {
+	{name: "usage of a running task", test: func(t *nomadTest) {
 		job := t.job("sleep")
 		t.register(job)
 		alloc := t.awaitAlloc(*job.ID, "running")
@@ -145,17 +148,20 @@ func (t *nomadTest) tail(alloc *api.Allocation, origin string, offset int) strin
 	return t.readLogs(alloc.ID, url.Values{"type": {"stdout"}, "origin": {origin}, "offset": {strconv.Itoa(offset)}})
 }
 
-// logs reads the whole of an ended task's log once it doesn't grow anymore:
-// the end of a task can be seen before the end of its output.
-func (t *nomadTest) logs(alloc *api.Allocation, kind string) string {
+// sameLog waits for a log to be the wanted text: the end of a task can be
+// seen before the end of its output.
+func (t *nomadTest) sameLog(alloc *api.Allocation, kind, want string) {
 	t.Helper()
-	last := ""
-	t.eventually("the log to be complete", func() bool {
-		before := last
-		last = t.readLogs(alloc.ID, url.Values{"type": {kind}})
-		return last == before && last != ""
+	got := ""
+	defer func() {
+		if got != want {
+			t.Errorf("log of %s: got %q, want %q", kind, got, want)
+		}
+	}()
+	t.eventually("the whole log", func() bool {
+		got = t.readLogs(alloc.ID, url.Values{"type": {kind}})
+		return got == want
 	})
-	return last
 }
 
 // awaitLine waits for a line in a running task's output.

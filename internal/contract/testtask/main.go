@@ -37,6 +37,7 @@ func main() {
 //	env NAME...         print the variables
 //	payload             print the file that the dispatch payload is in
 //	eat MB              touch that much memory
+//	limits              print what confines the process
 func run(args []string, stdout, stderr io.Writer) int {
 	terminated := make(chan os.Signal, 1)
 	switch args[0] {
@@ -90,12 +91,54 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		fmt.Fprintf(stdout, "%s", data)
 		return 0
+	case "limits":
+		return limits(stdout)
 	case "eat":
 		return eat(number(args, 1))
 	default:
 		fmt.Fprintf(stderr, "unknown task %q\n", args[0])
 		return 2
 	}
+}
+
+// limits prints the limits of a container, in one form for both versions of
+// control groups.
+func limits(stdout io.Writer) int {
+	fmt.Fprintf(stdout, "memory %s\n", first("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+	fmt.Fprintf(stdout, "pids %s\n", first("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"))
+	for _, dir := range []string{"/", "/tmp", "/local"} {
+		state := "writable"
+		if err := os.WriteFile(filepath.Join(dir, "probe"), nil, 0o600); err != nil {
+			state = "read-only"
+		}
+		name := dir
+		if dir == "/" {
+			name = "root"
+		}
+		fmt.Fprintf(stdout, "%s %s\n", name, state)
+	}
+	fmt.Fprintf(stdout, "capabilities %s\nno new privileges %s\n", status("CapEff"), status("NoNewPrivs"))
+	return 0
+}
+
+// first reads the first of some files that there is.
+func first(paths ...string) string {
+	for _, path := range paths {
+		if data, err := os.ReadFile(path); err == nil {
+			return strings.TrimSpace(string(data))
+		}
+	}
+	return "unknown"
+}
+
+func status(field string) string {
+	data, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
 }
 
 func eat(megabytes int) int {
