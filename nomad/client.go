@@ -135,7 +135,7 @@ func (c *Client) writeOpts(ctx context.Context) *api.WriteOptions {
 // most of them with status 500.
 var permanent = []string{
 	"Payload exceeds maximum size", "unpermitted metadata keys", "required meta keys", "priority must be between",
-	"Permission denied", "validation error", "Error parsing job", "is not a parameterized job",
+	"Permission denied", "validation failed", "Error parsing job", "is not a parameterized job",
 }
 
 // gone are texts that say the parent job has to be registered (again).
@@ -166,7 +166,7 @@ func classify(what string, write bool, err error) error {
 }
 
 func classifyStatus(what string, write bool, resp api.UnexpectedResponseError) error {
-	code, body := resp.StatusCode(), strings.TrimSpace(resp.Body())
+	code, body := resp.StatusCode(), strings.Join(strings.Fields(resp.Body()), " ")
 	is := work.ErrUnavailable
 	switch {
 	case code == http.StatusNotFound || containsAny(body, gone):
