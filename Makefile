@@ -1,0 +1,40 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export CGO_ENABLED ?= 0
+engine := $(shell docker version >/dev/null 2>&1 && echo docker)
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build drover, drover-worker and the demo's agent into bin/
+	go build -o bin/ ./cmd/drover ./cmd/drover-worker
+	go build -o bin/drover-demo-agent ./internal/demo/agent
+
+.PHONY: image
+image: build ## Build the worker's images, drover-worker:dev and drover-worker-demo:dev (needs Docker)
+	cmd/drover-worker/image.sh
+
+.PHONY: consul
+consul: ## Provide a real Consul for the tests, built once into build/bin where there is none
+	internal/tools/consul/build.sh
+
+.PHONY: lint
+lint: ## Check format, go vet and staticcheck
+	@unformatted=$$(gofmt -l cmd consul internal jobs nomad); \
+	if [ -n "$$unformatted" ]; then echo "not as gofmt has it:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+
+.PHONY: test
+test: lint consul $(if $(engine),image,build) ## Check all that CI checks: lint, and the tests with the race detector
+	@$(if $(engine),,echo "no Docker engine answers: the tests that need one are skipped")
+	CGO_ENABLED=1 DROVER_TEST_MUST_RUN=consul $(if $(engine),DROVER_TEST_IMAGE=drover-worker-demo:dev) \
+		go tool gotestsum --format pkgname -- -race -p 2 -timeout 15m ./...
+
+.PHONY: clean
+clean: ## Remove what was built, except images
+	rm -rf bin build
