@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"drover/internal/config"
+	"drover/internal/testkit/gittest"
+	"drover/internal/work"
+)
+
+const (
+	image        = "drover-worker-demo:dev"
+	agent        = "drover-demo-agent"
+	startTimeout = time.Minute
+	stopTimeout  = 30 * time.Second
+)
+
+// drover is a drover dev that runs as a process of its own, and the CLI that calls it.
+type drover struct {
+	bin     string // directory of the binaries
+	driver  string
+	address string
+	process *exec.Cmd
+	exited  chan struct{}
+	log     *os.File
+}
+
+// startDrover starts drover dev and waits until it takes items.
+func startDrover(ctx context.Context, dir string, credentials gittest.Options) (*drover, error) {
+	bin, err := filepath.Abs("bin")
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	d := &drover{bin: bin, driver: driver(ctx), address: "http://" + ports[0], exited: make(chan struct{})}
+	configuration := filepath.Join(dir, "drover.hcl")
+	if err := os.WriteFile(configuration, []byte(d.configuration(ports)), 0o600); err != nil {
+		return nil, err
+	}
+	if d.log, err = os.Create(filepath.Join(dir, "drover.log")); err != nil {
+		return nil, err
+	}
+	d.process = exec.Command(d.path("drover"), "dev", "--embedded", "--config", configuration)
+	d.process.Stdout, d.process.Stderr = d.log, d.log
+	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the keyboard is the demo's to pass on
+	if err := d.process.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start drover: %w", err), d.log.Close())
+	}
+	go func() {
+		defer close(d.exited)
+		_ = d.process.Wait() // what went wrong is in the log
+	}()
+	if err := d.ready(ctx, "http://"+ports[1], credentials); err != nil {
+		return nil, errors.Join(err, d.stop(), fmt.Errorf("drover's log ends with:\n%s", d.logEnd()))
+	}
+	return d, nil
+}
+
+// driver returns the driver for workers: docker where an engine has the image.
+func driver(ctx context.Context) string {
+	if exec.CommandContext(ctx, "docker", "image", "inspect", image).Run() == nil {
+		return config.DriverDocker
+	}
+	return config.DriverRawExec
+}
+
+func (d *drover) path(binary string) string { return filepath.Join(d.bin, binary) }
+
+func (d *drover) configuration(ports []string) string {
+	return fmt.Sprintf(`
+http   { address = %q }
+nomad  { address = "http://%s" }
+consul { address = %q }
+worker {
+  driver       = %q
+  image        = %q
+  binary       = %q
+  network_mode = "host"
+}
+defaults {
+  memory_mb = 256
+  cpu_mhz   = 250
+}
+retry {
+  backoff = ["2s"]
+}
+`, ports[0], ports[1], ports[2], d.driver, image, d.path("drover-worker"))
+}
+
+// ready waits until drover answers, and gives Nomad the repository's credentials for the workers.
+func (d *drover) ready(ctx context.Context, nomad string, credentials gittest.Options) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		_, err := d.list(ctx)
+		if err == nil {
+			return storeCredentials(ctx, nomad, credentials)
+		}
+		select {
+		case <-tick.C:
+		case <-d.exited:
+			return errors.New("drover dev ended at once")
+		case <-ctx.Done():
+			return fmt.Errorf("wait for drover dev: %w", err)
+		}
+	}
+}
+
+// storeCredentials puts the credentials into the Nomad variable that becomes the workers' environment.
+func storeCredentials(ctx context.Context, nomad string, credentials gittest.Options) error {
+	path := config.Default().Worker.SecretsPath
+	body, err := json.Marshal(map[string]any{"Path": path, "Items": map[string]string{
+		"DROVER_GIT_USERNAME": credentials.Username, "DROVER_GIT_PASSWORD": credentials.Password,
+	}})
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, nomad+"/v1/var/"+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("store nomad variable %s: %w", path, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("store nomad variable %s: %s", path, response.Status)
+	}
+	return nil
+}
+
+// submit runs drover submit with further args and returns the one item it stores.
+func (d *drover) submit(ctx context.Context, args []string) (work.Item, error) {
+	command := agent // in the image's PATH
+	if d.driver == config.DriverRawExec {
+		command = d.path(agent)
+	}
+	items, err := d.call(ctx, append(args, "-o", "json", "--", command)...)
+	if err != nil {
+		return work.Item{}, err
+	}
+	if len(items) != 1 {
+		return work.Item{}, fmt.Errorf("drover submit printed %d items, not 1", len(items))
+	}
+	return items[0], nil
+}
+
+// list returns drover's items by id.
+func (d *drover) list(ctx context.Context) (map[string]work.Item, error) {
+	items, err := d.call(ctx, "list", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]work.Item{}
+	for _, item := range items {
+		byID[item.ID] = item
+	}
+	return byID, nil
+}
+
+// call runs the CLI, which prints items.
+func (d *drover) call(ctx context.Context, args ...string) ([]work.Item, error) {
+	cmd := exec.CommandContext(ctx, d.path("drover"), args...)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR="+d.address)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("drover %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	var items []work.Item
+	if err := json.Unmarshal(out, &items); err != nil {
+		return nil, fmt.Errorf("read what drover %s printed: %w", args[0], err)
+	}
+	return items, nil
+}
+
+// stop interrupts drover dev and waits for its end.
+func (d *drover) stop() error {
+	defer d.log.Close()
+	_ = d.process.Process.Signal(os.Interrupt) // fails when it has ended already
+	select {
+	case <-d.exited:
+	case <-time.After(stopTimeout):
+		_ = d.process.Process.Kill() // as above
+		<-d.exited
+		return fmt.Errorf("drover dev did not stop within %v of an interrupt", stopTimeout)
+	}
+	if code := d.process.ProcessState.ExitCode(); code != 0 {
+		return fmt.Errorf("drover dev ended with exit status %d; its log ends with:\n%s", code, d.logEnd())
+	}
+	return nil
+}
+
+// logEnd returns the end of drover dev's log.
+func (d *drover) logEnd() string {
+	const most = 3000
+	log, err := os.ReadFile(d.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(log[max(0, len(log)-most):])
+}
+
+// freePorts returns loopback addresses that nobody listened on a moment ago.
+func freePorts(count int) ([]string, error) {
+	addresses := make([]string, count)
+	for i := range addresses {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer listener.Close() // only when all are found, so that they differ
+		addresses[i] = listener.Addr().String()
+	}
+	return addresses, nil
+}
