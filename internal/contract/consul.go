@@ -12,8 +12,13 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// longWait bounds a blocking query that is expected to be answered before, and whatever else must happen soon.
-const longWait = time.Minute
+const (
+	// longWait bounds a blocking query that is expected to be answered before.
+	longWait = time.Minute
+
+	// soon is enough for what follows within a second or two, and too short for a server's periodic repairs.
+	soon = 15 * time.Second
+)
 
 // Consul runs the suite of what drover needs of a Consul server: the KV and its transactions, sessions and locks,
 // checks and the catalog. open returns a client of the server under test; it is called once a case, and cases run in
@@ -245,5 +250,13 @@ func is[T comparable](c *consulUser, what string, got, want T) {
 	c.Helper()
 	if got != want {
 		c.Errorf("%s is %v, want %v", what, got, want)
+	}
+}
+
+// atLeast checks an index that others may move further.
+func (c *consulUser) atLeast(got, want uint64) {
+	c.Helper()
+	if got < want {
+		c.Errorf("index %d, want at least %d", got, want)
 	}
 }

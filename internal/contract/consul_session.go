@@ -331,6 +331,7 @@ var lockCases = []consulCase{
 		case <-time.After(longWait):
 			c.Fatal("the holder did not hear of the end of its session")
 		}
+		c.must(first.Unlock(), "give up the lost lock") // ends its renewals
 		second := c.lock()
 		_, err = second.Lock(c.Context().Done())
 		c.must(err, "lock after the loss")
@@ -347,10 +348,10 @@ func (c *consulUser) lock() *api.Lock {
 	return lock
 }
 
-// eventually waits until something is so.
+// eventually waits until something is so, soon.
 func (c *consulUser) eventually(so func() bool) {
 	c.Helper()
-	deadline := time.After(longWait)
+	deadline := time.After(soon)
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for !so() {
