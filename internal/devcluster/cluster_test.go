@@ -1,0 +1,129 @@
+package devcluster_test
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"drover/internal/devcluster"
+	"drover/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+func start(t *testing.T, opts devcluster.Options) *devcluster.Cluster {
+	t.Helper()
+	c, err := devcluster.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, address := range []string{c.ConsulAddr, c.NomadAddr} {
+			if conn, err := net.Dial("tcp", strings.TrimPrefix(address, "http://")); err == nil {
+				conn.Close()
+				t.Errorf("%s still answers", address)
+			}
+		}
+	})
+	return c
+}
+
+// used checks that both servers answer, and that nothing failed.
+func used(t *testing.T, c *devcluster.Cluster) {
+	t.Helper()
+	var leader string
+	get(t, c.ConsulAddr+"/v1/status/leader", &leader)
+	var nodes []struct{ Status string }
+	get(t, c.NomadAddr+"/v1/nodes", &nodes)
+	if leader == "" || len(nodes) != 1 || nodes[0].Status != "ready" {
+		t.Errorf("consul's leader %q, nomad's nodes %v", leader, nodes)
+	}
+	select {
+	case err := <-c.Failed():
+		t.Error(err)
+	default:
+	}
+}
+
+func get(t *testing.T, url string, into any) {
+	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true}
+	resp, err := (&http.Client{Transport: transport}).Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEmbeddedClusterStartsAndLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	c := start(t, devcluster.Options{Embedded: true})
+	used(t, c)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestClusterIsServedWhereItIsWanted(t *testing.T) {
+	free := testkit.FreePorts(t, 2)
+	consul, nomad := address(free[0]), address(free[1])
+	c := start(t, devcluster.Options{Embedded: true, Consul: consul, Nomad: nomad})
+	if c.ConsulAddr != "http://"+consul || c.NomadAddr != "http://"+nomad {
+		t.Errorf("served at %s and %s", c.ConsulAddr, c.NomadAddr)
+	}
+	used(t, c)
+	if _, err := devcluster.Start(t.Context(), devcluster.Options{Embedded: true, Consul: consul}); err == nil {
+		t.Error("a second cluster started at the same address")
+	}
+}
+
+func address(port int) string { return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}).String() }
+
+func TestInstalledAgentsAreUsed(t *testing.T) {
+	consul := testkit.ConsulBinary(t)
+	nomad, err := exec.LookPath("nomad")
+	if err != nil {
+		testkit.SkipWithout(t, "nomad", "not on PATH")
+	}
+	t.Setenv("PATH", filepath.Dir(consul)+":"+filepath.Dir(nomad)+":/usr/bin:/bin:/usr/sbin:/sbin")
+	c := start(t, devcluster.Options{})
+	used(t, c)
+	if c.ConsulKind != "consul agent -dev" || c.NomadKind != "nomad agent -dev" {
+		t.Errorf("kinds %q and %q", c.ConsulKind, c.NomadKind)
+	}
+}
+
+func TestAnAgentThatEndsAtOnceIsReported(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\necho no such luck >&2\nexit 1\n"
+	write(t, filepath.Join(dir, "consul"), script)
+	t.Setenv("PATH", dir+":/usr/bin:/bin")
+	_, err := devcluster.Start(t.Context(), devcluster.Options{})
+	if err == nil || !strings.Contains(err.Error(), "no such luck") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	const executable = 0o755
+	if err := os.WriteFile(path, []byte(text), executable); err != nil {
+		t.Fatal(err)
+	}
+}
