@@ -18,6 +18,9 @@ const (
 	datacenter        = "dc1"
 	region            = "global"
 	defaultMHzPerCore = 1000
+
+	// diskMB is what the node says of its disk, which isn't scheduled.
+	diskMB = 100 * 1024
 )
 
 // registerNode makes the one node, with the namespace that always exists.
@@ -38,8 +41,14 @@ func (s *Server) registerNode() {
 			Cpu:    api.NodeCpuResources{CpuShares: int64(cores * mhz), TotalCpuCores: uint16(cores)},
 			Memory: api.NodeMemoryResources{MemoryMB: int64(cmp.Or(s.options.MemoryMB, machineMemoryMB()))},
 		},
-		StatusUpdatedAt: time.Now().Unix(),
-		Events:          []*api.NodeEvent{{Message: "Node registered", Subsystem: "Cluster", Timestamp: time.Now()}},
+		Reserved:          &api.Resources{CPU: ptr(0), MemoryMB: ptr(0), DiskMB: ptr(0), IOPS: ptr(0)},
+		ReservedResources: &api.NodeReservedResources{},
+		StatusUpdatedAt:   time.Now().Unix(),
+		Events:            []*api.NodeEvent{{Message: "Node registered", Subsystem: "Cluster", Timestamp: time.Now()}},
+	}
+	node.NodeResources.Disk.DiskMB = diskMB
+	node.Resources = &api.Resources{
+		CPU: ptr(int(node.NodeResources.Cpu.CpuShares)), MemoryMB: ptr(int(node.NodeResources.Memory.MemoryMB)), DiskMB: ptr(diskMB), IOPS: ptr(0),
 	}
 	for id := range cores {
 		node.NodeResources.Cpu.ReservableCpuCores = append(node.NodeResources.Cpu.ReservableCpuCores, uint16(id))

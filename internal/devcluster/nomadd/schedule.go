@@ -149,7 +149,11 @@ func (s *Server) planGroup(p *plan, group *api.TaskGroup, room *room) {
 }
 
 func (s *Server) newAlloc(p *plan, group *api.TaskGroup, n int, resources *api.AllocatedResources) api.Allocation {
+	task := group.Tasks[0]
+	flat := *task.Resources
+	flat.CPU, flat.DiskMB = ptr(int(resources.Tasks[task.Name].Cpu.CpuShares)), group.EphemeralDisk.SizeMB
 	return api.Allocation{
+		Resources: &flat, TaskResources: map[string]*api.Resources{task.Name: task.Resources},
 		ID: newID(), EvalID: p.eval.ID, Namespace: *p.job.Namespace, JobID: *p.job.ID, Job: p.job,
 		Name: fmt.Sprintf("%s.%s[%d]", *p.job.ID, *group.Name, n), TaskGroup: *group.Name,
 		NodeID: s.state.node.ID, NodeName: s.state.node.Name, AllocatedResources: resources,
