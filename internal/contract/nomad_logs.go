@@ -24,6 +24,11 @@ var logCases = []nomadCase{
 		whole := t.tail(alloc, "end", 1<<20)
 		same(t, "more than there is", whole, t.readLogs(alloc.ID, url.Values{"type": {"stdout"}}))
 	}},
+	{name: "no offset from the end is the whole newest file", test: func(t *nomadTest) {
+		alloc := t.ended("lines", "3", "0")
+		t.awaitLine(alloc, "out 2")
+		same(t, "from the end", t.tail(alloc, "end", 0), "out 0\nout 1\nout 2\n")
+	}},
 	{name: "log from an offset", test: func(t *nomadTest) {
 		alloc := t.ended("lines", "3", "0")
 		t.awaitLine(alloc, "out 2")

@@ -215,6 +215,10 @@ func startOf(path string, request logRequest) logPosition {
 		return logPosition{}
 	}
 	left := request.offset
+	if request.origin == "end" && left == 0 {
+		// As with Nomad, no offset from the end is the beginning of the newest file.
+		return logPosition{index: parts[len(parts)-1].index}
+	}
 	if request.origin == "end" {
 		for i, part := range slices.Backward(parts) {
 			if left <= part.size || i == 0 {
