@@ -86,7 +86,7 @@ func (h *handler) routes() http.Handler {
 	}
 	mux.Handle("GET /v1/health", h.call(http.StatusOK, h.health)) // load balancers have no token
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, fmt.Errorf("no such call: %s %s: %w", r.Method, r.URL.Path, work.ErrNotFound))
+		writeProblem(w, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, errNoSuchCall))
 	})
 	return mux
 }

@@ -12,6 +12,9 @@ import (
 // ErrUnauthorized says that the server wants another token, or one at all.
 var ErrUnauthorized = errors.New("not authorized")
 
+// errNoSuchCall is not work.ErrNotFound: it says nothing about items.
+var errNoSuchCall = errors.New("no such call")
+
 const problemType = "application/problem+json"
 
 // retryAfter is how many seconds a client should wait for a new leader.
@@ -41,6 +44,7 @@ var problems = []struct {
 	{work.ErrConflict, "conflict", http.StatusConflict},
 	{work.ErrNotFound, "not_found", http.StatusNotFound},
 	{work.ErrInvalid, "invalid", http.StatusBadRequest},
+	{errNoSuchCall, "no_such_call", http.StatusNotFound},
 }
 
 func problemOf(err error) problem {
