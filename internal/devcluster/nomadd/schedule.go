@@ -153,6 +153,7 @@ func (s *Server) newAlloc(p *plan, group *api.TaskGroup, n int, resources *api.A
 	flat := *task.Resources
 	flat.CPU, flat.DiskMB = ptr(int(resources.Tasks[task.Name].Cpu.CpuShares)), group.EphemeralDisk.SizeMB
 	return api.Allocation{
+		//lint:ignore SA1019 the nomad command still reads the flat resources
 		Resources: &flat, TaskResources: map[string]*api.Resources{task.Name: task.Resources},
 		ID: newID(), EvalID: p.eval.ID, Namespace: *p.job.Namespace, JobID: *p.job.ID, Job: p.job,
 		Name: fmt.Sprintf("%s.%s[%d]", *p.job.ID, *group.Name, n), TaskGroup: *group.Name,
