@@ -25,7 +25,7 @@ const (
 const (
 	DefaultMaxInFlight       = 32
 	DefaultReconcileInterval = Duration("30s")
-	DefaultLeaderTTL         = Duration("15s")
+	DefaultLeaderTTL         = Duration("10s")
 	DefaultLogLevel          = "info"
 )
 

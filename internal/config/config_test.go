@@ -217,7 +217,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		"retry.actions: unknown reason":   func(c *config.Config) { c.Retry.Actions = map[string]string{"bored": "retry"} },
 		"retry.actions: action \"nap\"":   func(c *config.Config) { c.Retry.Actions = map[string]string{"timeout": "nap"} },
 		"orchestrator.max_in_flight":      func(c *config.Config) { c.Orchestrator.MaxInFlight = 0 },
-		"orchestrator.leader_ttl":         func(c *config.Config) { c.Orchestrator.LeaderTTL = "5s" },
+		"orchestrator.leader_ttl":         func(c *config.Config) { c.Orchestrator.LeaderTTL = "500ms" },
 		"orchestrator.log_level":          func(c *config.Config) { c.Orchestrator.LogLevel = "loud" },
 		`queue "A b"`:                     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "A b"}} },
 		`queue "a": is defined twice`:     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a"}, {Name: "a"}} },

@@ -14,8 +14,10 @@ import (
 	"drover/internal/work"
 )
 
-// MinLeaderTTL is the shortest TTL of a Consul session.
-const MinLeaderTTL = 10 * time.Second
+// MinLeaderTTL is the shortest silence after which another server may lead. The
+// lock hangs on a TTL check, which Consul ends on time; shorter than this, a slow
+// answer of Consul would end a term.
+const MinLeaderTTL = time.Second
 
 // checker collects faults, each with the field it is about.
 type checker struct{ faults []string }

@@ -58,10 +58,12 @@ func (o *Orchestrator) next() *entry {
 	return o.entries[picked.ID]
 }
 
+// untilDue is how long nothing new can run. Without room that is until an
+// attempt ends, which wakes the dispatcher.
 func (o *Orchestrator) untilDue() time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if due, ok := o.queue.Due(); ok {
+	if due, ok := o.queue.Due(); ok && len(o.open) < o.cfg.MaxInFlight {
 		return min(max(time.Until(due), time.Millisecond), idleCheck)
 	}
 	return idleCheck

@@ -16,6 +16,10 @@ const claimRetention = 10 * time.Minute
 // limitCheck is how often the time limits of open attempts are looked at.
 const limitCheck = time.Second
 
+// idleRunner is how old a worker job of unusual resources gets when nothing
+// uses it, and how often that is looked at.
+const idleRunner = time.Hour
+
 // vanishedGrace is how long after its dispatch a child must have been listed.
 const vanishedGrace = 10 * time.Second
 
@@ -29,12 +33,17 @@ func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
 	defer full.Stop()
 	limits := time.NewTicker(limitCheck)
 	defer limits.Stop()
+	idle := time.NewTicker(idleRunner)
+	defer idle.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-limits.C:
 			o.limits(ctx, time.Now())
+			continue
+		case <-idle.C:
+			o.complain("idle worker jobs not removed", "", o.cluster.RemoveIdleRunners(ctx, time.Now().Add(-idleRunner)))
 			continue
 		case <-full.C:
 		case <-o.look:

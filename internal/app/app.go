@@ -1,0 +1,182 @@
+// Package app is a drover server as a value: it connects the orchestrator and
+// the API to Consul and Nomad, and leads or follows. The CLI, the dev cluster
+// and the tests start the very same thing.
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"drover/consul"
+	"drover/internal/api"
+	"drover/internal/config"
+	"drover/internal/orchestrator"
+	"drover/internal/work"
+	"drover/nomad"
+)
+
+// shutdownTimeout bounds how long a server that stops waits for requests under
+// way. Leadership is handed over before.
+const shutdownTimeout = 5 * time.Second
+
+// leadPause is how long a server waits before it tries again to lead.
+const leadPause = time.Second
+
+// Options of a server. Config must be valid.
+type Options struct {
+	Config  config.Config
+	Logger  hclog.Logger
+	Version string
+	// Ready is called once the API answers, with its address.
+	Ready func(addr string)
+}
+
+// Server is one drover server.
+type Server struct {
+	opts    Options
+	id      string
+	store   *consul.Client
+	cluster *nomad.Client
+	log     hclog.Logger
+	leading atomic.Pointer[orchestrator.Orchestrator] // nil while another leads
+	address atomic.Pointer[string]                    // where the API answers
+}
+
+// Run serves until ctx ends. A leader hands over first; attempts that run go on.
+// It returns an error when the server can't listen or is badly configured.
+func Run(ctx context.Context, opts Options) error {
+	s, err := newServer(opts)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", opts.Config.HTTP.Address)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	return s.serve(ctx, listener)
+}
+
+func newServer(opts Options) (*Server, error) {
+	cfg := opts.Config
+	store, err := consul.Open(consul.Options{
+		Address: cfg.Consul.Address, Token: string(cfg.Consul.Token), Prefix: cfg.Consul.Prefix, Logger: opts.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	job, err := workerJob(cfg)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := nomad.Open(nomad.Options{
+		Address: cfg.Nomad.Address, Token: string(cfg.Nomad.Token), Namespace: cfg.Nomad.Namespace, Region: cfg.Nomad.Region,
+		Job: job, Logger: opts.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Server{opts: opts, id: work.NewID(time.Now()), store: store, cluster: cluster, log: opts.Logger.Named("server")}, nil
+}
+
+func (s *Server) serve(ctx context.Context, listener net.Listener) error {
+	cfg := s.opts.Config.HTTP
+	if cfg.Advertise == "" {
+		cfg.Advertise = listener.Addr().String()
+	}
+	url := cfg.URL()
+	s.address.Store(&url)
+	server := api.NewServer(api.NewHandler(s.apiOptions()))
+	var err error
+	if server.TLSConfig, err = clientCA(cfg.TLSCA); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serveUntilClosed(server, listener, cfg) })
+	group.Go(func() error {
+		s.lead(ctx)
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		return server.Shutdown(stop)
+	})
+	if s.opts.Ready != nil {
+		s.opts.Ready(url)
+	}
+	return group.Wait()
+}
+
+func serveUntilClosed(server *http.Server, listener net.Listener, cfg config.HTTP) error {
+	var err error
+	if cfg.TLSCert != "" {
+		err = server.ServeTLS(listener, cfg.TLSCert, cfg.TLSKey)
+	} else {
+		err = server.Serve(listener)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the API: %w", err)
+}
+
+// clientCA asks clients for a certificate of the CA in file, if there is one.
+func clientCA(file string) (*tls.Config, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("http.tls_ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("http.tls_ca: %s holds no certificate: %w", file, work.ErrInvalid)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}, nil
+}
+
+// lead tries to lead, leads, and tries again, until ctx ends.
+func (s *Server) lead(ctx context.Context) {
+	who := consul.Candidate{
+		Leader: consul.Leader{ID: s.id, Address: *s.address.Load()},
+		TTL:    s.opts.Config.Orchestrator.LeaderTTL.Std(),
+	}
+	for ctx.Err() == nil {
+		term, err := s.store.Lead(ctx, who)
+		if err == nil {
+			s.term(term)
+			continue
+		}
+		if ctx.Err() == nil {
+			s.log.Warn("can't take part in the election, trying again", "error", err)
+		}
+		select {
+		case <-time.After(leadPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// term leads for one term.
+func (s *Server) term(term *consul.Term) {
+	defer term.Resign()
+	s.log.Info("leading", "server", s.id)
+	cfg := s.opts.Config
+	o := orchestrator.New(orchestrator.Config{
+		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: cfg.QueueLimits(), Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),
+		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), KVPrefix: cfg.Consul.Prefix,
+	}, s.store, term, s.cluster, s.opts.Logger)
+	s.leading.Store(o)
+	err := o.Run(term.Context())
+	s.leading.Store(nil)
+	s.log.Info("leading no more", "server", s.id, "cause", err)
+}

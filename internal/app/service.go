@@ -1,0 +1,113 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"drover/internal/api"
+	"drover/internal/control"
+	"drover/internal/orchestrator"
+	"drover/internal/work"
+)
+
+func (s *Server) apiOptions() api.Options {
+	return api.Options{
+		Service: service{s}, Token: string(s.opts.Config.HTTP.Token), Leader: s.leader, Logger: s.opts.Logger,
+	}
+}
+
+// leaderTimeout bounds the question who leads.
+const leaderTimeout = 5 * time.Second
+
+// leader says where the leader's API answers, empty if none leads, and whether
+// that is this server.
+func (s *Server) leader() (string, bool) {
+	if s.leading.Load() != nil {
+		return *s.address.Load(), true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaderTimeout)
+	defer cancel()
+	leader, err := s.store.Leader(ctx)
+	if err != nil || leader.ID == s.id {
+		return "", false // nobody, or this server was elected a moment ago and is not at work yet
+	}
+	return leader.Address, false
+}
+
+// service answers the API while this server leads.
+type service struct{ *Server }
+
+func (s service) orchestrator() (*orchestrator.Orchestrator, error) {
+	if o := s.leading.Load(); o != nil {
+		return o, nil
+	}
+	return nil, work.ErrNoLeader
+}
+
+func (s service) Submit(ctx context.Context, items []control.Submission) ([]work.Item, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return nil, err
+	}
+	return o.Submit(ctx, items)
+}
+
+func (s service) Items(ctx context.Context, f control.Filter) ([]work.Item, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return nil, err
+	}
+	return o.Items(ctx, f)
+}
+
+func (s service) Item(ctx context.Context, id string) (work.Item, *work.Progress, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return work.Item{}, nil, err
+	}
+	return o.Item(ctx, id)
+}
+
+func (s service) Logs(ctx context.Context, id string, attempt int) (control.Logs, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Logs{}, err
+	}
+	return o.Logs(ctx, id, attempt)
+}
+
+func (s service) Follow(ctx context.Context, id string, stdout, stderr io.Writer) error {
+	o, err := s.orchestrator()
+	if err != nil {
+		return err
+	}
+	return o.Follow(ctx, id, stdout, stderr)
+}
+
+func (s service) Cancel(ctx context.Context, id, by string) (work.Item, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return work.Item{}, err
+	}
+	return o.Cancel(ctx, id, by)
+}
+
+func (s service) Status(ctx context.Context) (control.Status, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Status{}, err
+	}
+	status := control.Status{
+		Leader: s.id, Address: *s.address.Load(), Version: s.opts.Version, MaxInFlight: s.opts.Config.Orchestrator.MaxInFlight,
+	}
+	status.Items, status.InFlight = o.Counts()
+	_, consulErr := s.store.Leader(ctx)
+	for _, err := range []error{consulErr, s.cluster.Check(ctx)} {
+		if err != nil && !errors.Is(err, work.ErrNoLeader) {
+			status.NotReady = append(status.NotReady, err.Error())
+		}
+	}
+	return status, nil
+}

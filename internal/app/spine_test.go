@@ -1,0 +1,253 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-cleanhttp"
+	nomadapi "github.com/hashicorp/nomad/api"
+
+	"drover/internal/api"
+	"drover/internal/control"
+	"drover/internal/devcluster/nomadd"
+	"drover/internal/testkit"
+	"drover/internal/testkit/forgetest"
+	"drover/internal/testkit/gittest"
+	"drover/internal/work"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const (
+	patience   = 90 * time.Second
+	repository = "shop/checkout"
+	gitToken   = "git-token-of-the-spine"
+	forgeToken = "forge-token-of-the-spine"
+)
+
+// spine is everything around a server, real but for the forge and Nomad, and
+// the binaries under test.
+type spine struct {
+	t         *testing.T
+	bin       string
+	config    string
+	address   string
+	consul    string
+	nomad     string
+	git       *gittest.Server
+	forge     *forgetest.Server
+	client    *api.Client
+	transport *http.Transport
+}
+
+func newSpine(t *testing.T) *spine {
+	t.Helper()
+	s := &spine{t: t, bin: t.TempDir(), transport: cleanhttp.DefaultPooledTransport()}
+	t.Cleanup(s.transport.CloseIdleConnections)
+	s.build("drover", "./cmd/drover")
+	s.build("drover-worker", "./cmd/drover-worker")
+	s.build("agent", "./internal/demo/agent")
+	s.consul = testkit.ConsulAddress(t)
+	s.git = gittest.New(t, gittest.Options{Username: "drover", Password: gitToken})
+	if err := s.git.CreateRepo(repository, map[string]string{"README.md": "a shop\n"}); err != nil {
+		t.Fatal(err)
+	}
+	s.forge = forgetest.New(t, forgeToken)
+	s.startNomad()
+	s.address = fmt.Sprintf("127.0.0.1:%d", testkit.FreePorts(t, 1)[0])
+	s.writeConfig()
+	client, err := api.NewClient(api.ClientOptions{Address: "http://" + s.address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	s.client = client
+	return s
+}
+
+func (s *spine) build(name, pkg string) {
+	s.t.Helper()
+	cmd := exec.Command("go", "build", "-o", filepath.Join(s.bin, name), pkg)
+	cmd.Dir = testkit.ModuleRoot(s.t)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("build %s: %v\n%s", pkg, err, out)
+	}
+}
+
+func (s *spine) startNomad() {
+	s.t.Helper()
+	server, err := nomadd.New(nomadd.Options{DataDir: s.t.TempDir(), MemoryMB: 16000, Cores: 16, EventBuffer: 1000})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	listener := httptest.NewServer(server)
+	s.t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			s.t.Error(err)
+		}
+		listener.Close()
+	})
+	s.nomad = listener.URL
+	secrets := nomadapi.NewVariable("nomad/jobs/drover-worker")
+	secrets.Items = nomadapi.VariableItems{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": gitToken, "DROVER_FORGE_TOKEN": forgeToken}
+	if _, _, err := s.nomadClient().Variables().Create(secrets, nil); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *spine) nomadClient() *nomadapi.Client {
+	s.t.Helper()
+	client, err := nomadapi.NewClient(&nomadapi.Config{Address: s.nomad, HttpClient: &http.Client{Transport: s.transport}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return client
+}
+
+func (s *spine) writeConfig() {
+	s.t.Helper()
+	s.config = filepath.Join(s.bin, "drover.hcl")
+	text := fmt.Sprintf(`
+http { address = %q }
+consul {
+  address = %q
+  prefix  = %q
+}
+nomad { address = %q }
+worker {
+  driver      = "raw_exec"
+  binary      = %q
+  consul_addr = %q
+}
+defaults {
+  command       = [%q]
+  memory_mb     = 256
+  cpu_mhz       = 50
+  heartbeat_ttl = "30s"
+  pr_provider   = "github"
+  pr_api_url    = %q
+}
+retry { backoff = ["500ms"] }
+orchestrator {
+  leader_ttl         = "1s"
+  reconcile_interval = "2s"
+}
+`, s.address, s.consul, "test/"+work.NewID(time.Now())+"/", s.nomad, filepath.Join(s.bin, "drover-worker"), s.consul,
+		filepath.Join(s.bin, "agent"), s.forge.URL())
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// process is a running `drover server`.
+type process struct {
+	cmd  *exec.Cmd
+	log  *bytes.Buffer
+	done chan error
+}
+
+func (s *spine) start() *process {
+	s.t.Helper()
+	p := &process{cmd: exec.Command(filepath.Join(s.bin, "drover"), "server", "-config", s.config), log: &bytes.Buffer{}, done: make(chan error, 1)}
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Env = append(os.Environ(), "DROVER_LOG_LEVEL=debug")
+	if err := p.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() { p.done <- p.cmd.Wait() }()
+	s.t.Cleanup(func() {
+		p.kill()
+		if s.t.Failed() {
+			s.t.Logf("server %d:\n%s", p.cmd.Process.Pid, p.log)
+		}
+	})
+	return p
+}
+
+// kill ends the process as kill -9 does. Doing it twice changes nothing.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	err := <-p.done
+	p.done <- err
+}
+
+// submit submits items, and tries until a server takes them.
+func (s *spine) submit(tasks ...string) []string {
+	s.t.Helper()
+	submissions := make([]control.Submission, len(tasks))
+	ids := make([]string, len(tasks))
+	for i, task := range tasks {
+		ids[i] = work.NewID(time.Now())
+		submissions[i] = control.Submission{ID: ids[i], Spec: work.Spec{Repository: s.git.URL(repository), Task: task}}
+	}
+	testkit.Eventually(s.t, patience, func() error {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := s.client.Submit(ctx, submissions)
+		return err
+	})
+	return ids
+}
+
+func (s *spine) item(id string) (work.Item, error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+	defer cancel()
+	item, _, err := s.client.Item(ctx, id)
+	return item, err
+}
+
+// await waits until an item has ended.
+func (s *spine) await(id string) work.Item {
+	s.t.Helper()
+	var item work.Item
+	testkit.Eventually(s.t, patience, func() error {
+		var err error
+		if item, err = s.item(id); err != nil {
+			return err
+		}
+		if !item.State.Terminal() {
+			return fmt.Errorf("item %s is %s: %s", id, item.State, item.Why)
+		}
+		return nil
+	})
+	return item
+}
+
+// verify checks an item that was to make some commits: it ended as it should,
+// ran once, its branch holds each commit once, and it has one pull request.
+func (s *spine) verify(id string, commits int) error {
+	item := s.await(id)
+	var faults []error
+	bad := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("item %s: "+format, append([]any{id}, args...)...))
+	}
+	if item.State != work.StateCompleted || item.PR.Status != work.PRCreated {
+		bad("%s (%s), pull request %s %s", item.State, item.Why, item.PR.Status, item.PR.Error)
+	}
+	if len(item.Attempts) != 1 {
+		bad("%d attempts: %s", len(item.Attempts), item.Attempts[0].Detail)
+	}
+	if log := s.git.Log(repository, item.Branch); len(log) != commits+1 {
+		bad("branch holds %d commits, want %d: %s", len(log)-1, commits, strings.Join(log, " | "))
+	}
+	pulls := 0
+	for _, p := range s.forge.Pulls() {
+		if p.Head.Ref == item.Branch {
+			pulls++
+		}
+	}
+	if pulls != 1 {
+		bad("%d pull requests", pulls)
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,369 @@
+package orchestrator_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"pgregory.net/rapid"
+
+	"drover/internal/control"
+	"drover/internal/orchestrator"
+	"drover/internal/work"
+)
+
+// claim is what a worker does first: it reports whether this allocation may
+// work. The caller holds mu.
+func (w *world) claim(a *work.Allocation) bool {
+	if w.claimAt[a.Attempt] != 0 {
+		return false
+	}
+	w.serial++
+	session := "session of " + a.ID
+	w.sessions[session] = true
+	w.claims[a.Attempt] = work.Claim{Attempt: a.Attempt, Allocation: a.ID, Session: session}
+	w.claimAt[a.Attempt] = uint64(w.serial)
+	w.critical[a.Attempt] = false
+	w.worked[a.Attempt]++
+	return true
+}
+
+// run starts a pending allocation; a worker that can't claim ends at once.
+func (w *world) run(child *work.Child, i int) {
+	a := &child.Allocations[i]
+	a.ClientStatus, a.Task.State, a.Task.Started = work.ClientRunning, "running", time.Now()
+	child.Status = "running"
+	w.tell(*a)
+	if !w.claim(a) {
+		w.exit(child, i, 0, false)
+	}
+}
+
+// exit ends an allocation's task.
+func (w *world) exit(child *work.Child, i, code int, oom bool) {
+	a := &child.Allocations[i]
+	a.ClientStatus, a.Task.State, a.Task.Finished = work.ClientComplete, "dead", time.Now()
+	if code != 0 && a.DesiredStatus == work.DesiredRun {
+		a.ClientStatus = work.ClientFailed
+	}
+	a.Task.Events = append(a.Task.Events, work.TaskEvent{Type: work.TaskTerminated, Details: map[string]string{
+		"exit_code": fmt.Sprint(code), "signal": "0", "oom_killed": fmt.Sprint(oom),
+	}})
+	w.tell(*a)
+}
+
+// alive returns the allocations that are not over, with the state asked for.
+func (w *world) alive(status string) (found []struct {
+	child *work.Child
+	i     int
+}) {
+	for _, id := range sortedKeys(w.children) {
+		child := w.children[id]
+		for i := range child.Allocations {
+			if a := child.Allocations[i]; !a.Ended() && a.ClientStatus == status {
+				found = append(found, struct {
+					child *work.Child
+					i     int
+				}{child, i})
+			}
+		}
+	}
+	return found
+}
+
+// report stores a result, as a worker that holds the claim does.
+func (w *world) report(a work.Allocation, reason work.Reason) {
+	w.results[a.Attempt] = work.Result{Attempt: a.Attempt, Allocation: a.ID, Reason: reason, Detail: "reported", Commit: "c", RemoteCommit: "c"}
+	w.bump()
+}
+
+// step is one thing that happens; n picks whom it happens to.
+type step struct {
+	what string
+	n    int
+}
+
+// steps by what they do. Those named twice happen twice as often.
+var happenings = []string{
+	"submit", "submit", "place", "place", "complete", "complete", "stuck", "agent_error", "crash", "oom", "exit_silently",
+	"node_lost", "stop_by_hand", "purge_by_hand", "go_silent", "late_result", "duplicate_event", "lose_events", "hear_events",
+	"kill_leader", "kill_leader", "nomad_down", "nomad_up", "consul_down", "consul_up", "cancel", "second", "minute", "hour",
+}
+
+// model runs orchestrators on a world, one after the other.
+type model struct {
+	*world
+	o      *orchestrator.Orchestrator
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	ids    []string // acknowledged
+}
+
+func (m *model) lead() {
+	m.mu.Lock()
+	m.term++
+	term := m.term
+	m.mu.Unlock()
+	var ctx context.Context
+	ctx, m.cancel = context.WithCancelCause(context.Background())
+	m.done = make(chan struct{})
+	d := defaults()
+	d.Resources.MemoryMaxMB = 300
+	m.o = orchestrator.New(orchestrator.Config{
+		MaxInFlight: 4, Queues: map[string]int{work.DefaultQueue: 0}, Defaults: d, Retry: work.DefaultRetryPolicy(),
+		ReconcileEvery: 30 * time.Second,
+	}, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
+	go func(o *orchestrator.Orchestrator, done chan struct{}) {
+		defer close(done)
+		_ = o.Run(ctx) // ends with the term
+	}(m.o, m.done)
+}
+
+// cutOff is a Nomad that hears nothing of a leader that was killed.
+type cutOff struct {
+	*world
+	term int
+}
+
+func (c cutOff) gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.term != c.world.term
+}
+
+func (c cutOff) Dispatch(ctx context.Context, e work.Envelope) (string, error) {
+	if c.gone() {
+		return "", errDown
+	}
+	return c.world.Dispatch(ctx, e)
+}
+
+func (c cutOff) Stop(ctx context.Context, id string, purge bool) error {
+	if c.gone() {
+		return errDown
+	}
+	return c.world.Stop(ctx, id, purge)
+}
+
+func (c cutOff) Logs(context.Context, string, string, int) ([]byte, error) { return nil, nil }
+
+// kill ends the leader at once, in whatever it does, and starts the next.
+func (m *model) kill() {
+	m.mu.Lock()
+	m.term++ // from now on nothing it does counts
+	m.bump()
+	m.mu.Unlock()
+	m.cancel(work.ErrFenced)
+	<-m.done
+	m.lead()
+}
+
+func (m *model) apply(s step) {
+	switch s.what {
+	case "submit":
+		m.submit()
+	case "cancel":
+		m.cancelOne(s.n)
+	case "kill_leader":
+		m.kill()
+	case "second", "minute", "hour":
+		time.Sleep(map[string]time.Duration{"second": time.Second, "minute": time.Minute, "hour": time.Hour}[s.what])
+	default:
+		m.mu.Lock()
+		m.happen(s)
+		m.mu.Unlock()
+	}
+	synctest.Wait()
+}
+
+func (m *model) submit() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	id := work.NewID(time.Now())
+	spec := work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x"}
+	if _, err := m.o.Submit(ctx, []control.Submission{{ID: id, Spec: spec}}); err == nil {
+		m.ids = append(m.ids, id)
+	}
+}
+
+func (m *model) cancelOne(n int) {
+	if len(m.ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, _ = m.o.Cancel(ctx, m.ids[n%len(m.ids)], "the model") // refused for an item that has ended
+}
+
+// happen changes the world. The caller holds mu.
+func (m *model) happen(s step) {
+	switch s.what {
+	case "nomad_down", "nomad_up":
+		m.nomadDown = s.what == "nomad_down"
+		m.bump()
+	case "consul_down", "consul_up":
+		m.consulDown = s.what == "consul_down"
+		m.bump()
+	case "lose_events", "hear_events":
+		m.lossy = s.what == "lose_events"
+	case "duplicate_event":
+		if len(m.events) > 0 {
+			m.tell(m.events[s.n%len(m.events)])
+		}
+	case "late_result":
+		if len(m.ids) > 0 {
+			m.report(work.Allocation{ID: "nobody", Attempt: work.NewAttemptID(m.ids[s.n%len(m.ids)], 1)}, work.ReasonCompleted)
+			m.lateFor(work.NewAttemptID(m.ids[s.n%len(m.ids)], 1))
+		}
+	case "place":
+		if found := m.alive(work.ClientPending); len(found) > 0 && !m.consulDown {
+			pick := found[s.n%len(found)]
+			m.run(pick.child, pick.i)
+		}
+	default:
+		if found := m.alive(work.ClientRunning); len(found) > 0 {
+			pick := found[s.n%len(found)]
+			m.happenTo(s.what, pick.child, pick.i)
+		}
+	}
+}
+
+// lateFor takes a result back that is not late: only a worker that holds the
+// claim writes one for an attempt that is still open.
+func (m *model) lateFor(a work.AttemptID) {
+	if _, ok := m.items[a.Item()]; !ok {
+		delete(m.results, a)
+		return
+	}
+	item := m.item(a.Item())
+	if attempt := item.Attempt(1); attempt == nil || !attempt.State.Terminal() {
+		delete(m.results, a)
+	}
+}
+
+func (m *model) happenTo(what string, child *work.Child, i int) {
+	a := child.Allocations[i]
+	switch what {
+	case "complete", "stuck", "agent_error":
+		if !m.consulDown && m.claims[a.Attempt].Allocation == a.ID && !m.claims[a.Attempt].Ended {
+			reason := map[string]work.Reason{"complete": work.ReasonCompleted, "stuck": work.ReasonStuck, "agent_error": work.ReasonAgentError}[what]
+			m.report(a, reason)
+			m.exit(child, i, 0, false)
+		}
+	case "crash":
+		m.exit(child, i, 139, false)
+	case "oom":
+		m.exit(child, i, 137, true)
+	case "exit_silently":
+		m.exit(child, i, 0, false)
+	case "node_lost": // and Nomad runs it elsewhere, though it was told not to
+		child.Allocations[i].ClientStatus = work.ClientLost
+		m.tell(child.Allocations[i])
+		m.place(child)
+	case "stop_by_hand", "purge_by_hand":
+		m.stop(child.ID, what == "purge_by_hand")
+	case "go_silent":
+		if _, ok := m.critical[a.Attempt]; ok {
+			m.critical[a.Attempt] = true
+			delete(m.sessions, m.claims[a.Attempt].Session)
+			m.bump()
+		}
+	}
+}
+
+// check says which of the design's rules does not hold.
+func (m *model) check() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range m.ids {
+		if _, ok := m.items[id]; !ok {
+			m.fault("acknowledged item %s is lost", id)
+		}
+	}
+	for a, n := range m.worked {
+		if n > 1 {
+			m.fault("attempt %s was worked on by %d allocations", a, n)
+		}
+	}
+	if len(m.faults) > 0 {
+		return errors.New(strings.Join(m.faults, "; "))
+	}
+	return nil
+}
+
+// settle heals everything, lets every worker succeed, and checks that all ends.
+func (m *model) settle() error {
+	for range 400 {
+		m.mu.Lock()
+		m.nomadDown, m.consulDown, m.lossy = false, false, false
+		for _, pick := range m.alive(work.ClientPending) {
+			m.run(pick.child, pick.i)
+		}
+		for _, pick := range m.alive(work.ClientRunning) {
+			m.happenTo("complete", pick.child, pick.i)
+		}
+		m.bump()
+		m.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if m.finished() == nil {
+			break
+		}
+	}
+	return errors.Join(m.finished(), m.check())
+}
+
+// finished says what has not ended, or was left behind by an ended attempt.
+func (m *model) finished() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range m.ids {
+		if item := m.item(id); !item.State.Terminal() {
+			return fmt.Errorf("item %s is still %s: %s", id, item.State, item.Why)
+		}
+	}
+	if len(m.children)+len(m.sessions)+len(m.results)+len(m.claims) > 0 {
+		return fmt.Errorf("left behind: children %v, sessions %v, %d results, %d claims", sortedKeys(m.children), m.sessions, len(m.results), len(m.claims))
+	}
+	return nil
+}
+
+// TestRulesHoldInEveryOrderOfEvents drives orchestrators through random orders
+// of events, crashes, outages and duplicates in virtual time, checks the rules
+// after every step, and that in the end everything has ended and nothing is
+// left. -rapid.checks sets the number of sequences.
+func TestRulesHoldInEveryOrderOfEvents(t *testing.T) {
+	generator := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+		return step{rapid.SampledFrom(happenings).Draw(t, "what"), rapid.IntRange(0, 7).Draw(t, "n")}
+	}), 5, 60)
+	rapid.Check(t, func(rt *rapid.T) {
+		steps := generator.Draw(rt, "steps")
+		var err error
+		synctest.Test(t, func(*testing.T) { err = sequence(steps) })
+		if err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+func sequence(steps []step) (err error) {
+	m := &model{world: newWorld()}
+	m.lead()
+	defer func() {
+		m.cancel(work.ErrFenced)
+		<-m.done
+	}()
+	synctest.Wait()
+	for i, s := range steps {
+		m.apply(s)
+		if err := m.check(); err != nil {
+			return fmt.Errorf("after step %d (%s): %w", i, s.what, err)
+		}
+	}
+	return m.settle()
+}

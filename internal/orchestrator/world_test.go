@@ -1,0 +1,383 @@
+package orchestrator_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"drover/internal/work"
+)
+
+var errDown = fmt.Errorf("the model says it is down: %w", work.ErrUnavailable)
+
+// world is a model of Consul, Nomad and the workers, in memory and in virtual
+// time. It satisfies the orchestrator's ports and breaks on demand.
+type world struct {
+	mu         sync.Mutex
+	changed    chan struct{} // closed and replaced at every change
+	index      uint64
+	term       int // of the leader; a ledger of another writes nothing
+	nomadDown  bool
+	consulDown bool
+	lossy      bool // events get lost
+
+	items    map[string][]byte
+	results  map[work.AttemptID]work.Result
+	progress map[work.AttemptID]work.Progress
+	claims   map[work.AttemptID]work.Claim
+	claimAt  map[work.AttemptID]uint64
+	critical map[work.AttemptID]bool
+	sessions map[string]bool
+	children map[string]*work.Child
+	tokens   map[work.AttemptID]string // idempotency tokens live as long as the child
+	made     map[work.AttemptID]int    // children ever made
+	worked   map[work.AttemptID]int    // allocations that got past the claim
+	events   []work.Allocation
+	faults   []string
+	serial   int
+}
+
+func newWorld() *world {
+	return &world{
+		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, results: map[work.AttemptID]work.Result{},
+		progress: map[work.AttemptID]work.Progress{}, claims: map[work.AttemptID]work.Claim{}, claimAt: map[work.AttemptID]uint64{},
+		critical: map[work.AttemptID]bool{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
+		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{},
+	}
+}
+
+// bump tells everyone who waits that something changed. The caller holds mu.
+func (w *world) bump() {
+	w.index++
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *world) fault(format string, args ...any) {
+	w.faults = append(w.faults, fmt.Sprintf(format, args...))
+}
+
+// read runs f under the lock unless the side it reads is down.
+func (w *world) read(down *bool, f func()) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if *down {
+		return errDown
+	}
+	f()
+	return nil
+}
+
+// Items, Claims and the other methods up to EndSession are orchestrator.Store.
+func (w *world) Items(context.Context) (items []work.Item, err error) {
+	err = w.read(&w.consulDown, func() {
+		for _, id := range slices.Sorted(maps.Keys(w.items)) {
+			items = append(items, w.item(id))
+		}
+	})
+	return items, err
+}
+
+// item returns a stored item. The caller holds mu.
+func (w *world) item(id string) (item work.Item) {
+	if err := json.Unmarshal(w.items[id], &item); err != nil {
+		panic(err)
+	}
+	return item
+}
+
+func (w *world) Claims(context.Context) (claims []work.Claim, err error) {
+	err = w.read(&w.consulDown, func() { claims = slices.Collect(maps.Values(w.claims)) })
+	return claims, err
+}
+
+func (w *world) Claim(_ context.Context, a work.AttemptID) (claim work.Claim, index uint64, err error) {
+	err = w.read(&w.consulDown, func() {
+		claim, index = w.claims[a], w.claimAt[a]
+		claim.Attempt = a
+	})
+	return claim, index, err
+}
+
+func (w *world) Progress(_ context.Context, a work.AttemptID) (p *work.Progress, err error) {
+	err = w.read(&w.consulDown, func() {
+		if found, ok := w.progress[a]; ok {
+			p = &found
+		}
+	})
+	return p, err
+}
+
+func (w *world) Result(_ context.Context, a work.AttemptID) (r *work.Result, err error) {
+	err = w.read(&w.consulDown, func() {
+		if found, ok := w.results[a]; ok {
+			r = &found
+		}
+	})
+	return r, err
+}
+
+func (w *world) Logs(context.Context, work.AttemptID) (*work.KeptLogs, error) { return nil, nil }
+
+func (w *world) Results(ctx context.Context, index uint64) (results []work.Result, next uint64, err error) {
+	next, err = w.wait(ctx, index, func() { results = slices.Collect(maps.Values(w.results)) })
+	return results, next, err
+}
+
+func (w *world) Heartbeats(ctx context.Context, index uint64) (beats []work.Heartbeat, next uint64, err error) {
+	next, err = w.wait(ctx, index, func() {
+		for a, critical := range w.critical {
+			beats = append(beats, work.Heartbeat{Attempt: a, Critical: critical})
+		}
+	})
+	return beats, next, err
+}
+
+// wait is a blocking query.
+func (w *world) wait(ctx context.Context, index uint64, f func()) (uint64, error) {
+	for {
+		w.mu.Lock()
+		if w.consulDown {
+			w.mu.Unlock()
+			return 0, errDown
+		}
+		if w.index > index {
+			f()
+			next := w.index
+			w.mu.Unlock()
+			return next, nil
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+func (w *world) EndSession(_ context.Context, claim work.Claim) error {
+	return w.read(&w.consulDown, func() {
+		delete(w.sessions, claim.Session)
+		delete(w.critical, claim.Attempt)
+	})
+}
+
+// ledger is orchestrator.Ledger for one term.
+type ledger struct {
+	*world
+	term int
+}
+
+func (l ledger) Commit(ctx context.Context, changes ...work.Change) error {
+	for {
+		l.mu.Lock()
+		if !l.consulDown {
+			defer l.mu.Unlock()
+			return l.commit(changes)
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		select { // the real one sends again until its term ends
+		case <-changed:
+		case <-ctx.Done():
+			return work.ErrUnknownOutcome
+		}
+	}
+}
+
+func (l ledger) commit(changes []work.Change) error {
+	if l.term != l.world.term {
+		return work.ErrFenced
+	}
+	for _, c := range changes {
+		if c.CloseClaim != nil && l.claimAt[c.CloseClaim.Claim.Attempt] != c.CloseClaim.Index {
+			return work.ErrConflict
+		}
+	}
+	for _, c := range changes {
+		l.store(c)
+	}
+	l.bump()
+	return nil
+}
+
+func (w *world) store(c work.Change) {
+	switch {
+	case c.PutItem != nil:
+		w.put(*c.PutItem)
+	case c.ConsumeResult != "":
+		delete(w.results, c.ConsumeResult)
+	case c.CloseClaim != nil:
+		w.serial++
+		w.claims[c.CloseClaim.Claim.Attempt], w.claimAt[c.CloseClaim.Claim.Attempt] = c.CloseClaim.Claim, uint64(w.serial)
+	case c.Forget != "":
+		delete(w.claims, c.Forget)
+		delete(w.claimAt, c.Forget)
+		delete(w.progress, c.Forget)
+	}
+}
+
+// put stores an item and checks what must hold between it and the one before.
+func (w *world) put(item work.Item) {
+	if _, ok := w.items[item.ID]; ok {
+		before := w.item(item.ID)
+		if before.State.Terminal() && before.State != item.State {
+			w.fault("item %s went from %s to %s", item.ID, before.State, item.State)
+		}
+		for i, a := range before.Attempts {
+			if a.State.Terminal() && (item.Attempts[i].State != a.State || item.Attempts[i].Reason != a.Reason) {
+				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, item.Attempts[i].State, item.Attempts[i].Reason)
+			}
+		}
+	}
+	open := 0
+	for _, a := range item.Attempts {
+		if !a.State.Terminal() {
+			open++
+		} else if a.Reason == "" || a.Detail == "" {
+			w.fault("attempt %s ended without a reason or a sentence", a.ID)
+		}
+	}
+	if open > 1 || item.State.Terminal() && open > 0 {
+		w.fault("item %s is %s with %d open attempts", item.ID, item.State, open)
+	}
+	data, err := json.Marshal(item)
+	if err != nil {
+		panic(err)
+	}
+	w.items[item.ID] = data
+}
+
+// Dispatch and the methods up to Stop are orchestrator.Cluster.
+func (w *world) Dispatch(_ context.Context, e work.Envelope) (string, error) {
+	var child string
+	err := w.read(&w.nomadDown, func() {
+		if child = w.tokens[e.Attempt]; child != "" {
+			return
+		}
+		child = fmt.Sprintf("drover-worker/dispatch-%s-%d", e.Attempt, w.serial)
+		w.tokens[e.Attempt] = child
+		w.made[e.Attempt]++
+		if w.made[e.Attempt] > 1 {
+			w.fault("attempt %s was dispatched %d times", e.Attempt, w.made[e.Attempt])
+		}
+		w.children[child] = &work.Child{ID: child, Attempt: e.Attempt, Status: "pending"}
+		w.place(w.children[child])
+	})
+	return child, err
+}
+
+// place adds a pending allocation to a child. The caller holds mu.
+func (w *world) place(child *work.Child) {
+	w.serial++
+	child.Allocations = append(child.Allocations, work.Allocation{
+		ID: fmt.Sprintf("alloc%04d", w.serial), Child: child.ID, Attempt: child.Attempt, Node: "n1",
+		ClientStatus: work.ClientPending, DesiredStatus: work.DesiredRun,
+	})
+	w.tell(child.Allocations[len(child.Allocations)-1])
+}
+
+// tell puts an allocation on the event stream. The caller holds mu.
+func (w *world) tell(a work.Allocation) {
+	if !w.lossy {
+		w.events = append(w.events, a)
+	}
+	w.bump()
+}
+
+func (w *world) Children(context.Context) (children []work.Child, index uint64, err error) {
+	err = w.read(&w.nomadDown, func() {
+		for _, id := range slices.Sorted(maps.Keys(w.children)) {
+			children = append(children, w.copyOf(id))
+		}
+		index = uint64(len(w.events))
+	})
+	return children, index, err
+}
+
+func (w *world) copyOf(id string) work.Child {
+	child := *w.children[id]
+	child.Allocations = slices.Clone(child.Allocations)
+	return child
+}
+
+func (w *world) Child(_ context.Context, id string) (child work.Child, err error) {
+	found := false
+	err = w.read(&w.nomadDown, func() {
+		if found = w.children[id] != nil; found {
+			child = w.copyOf(id)
+		}
+	})
+	if err == nil && !found {
+		err = work.ErrNotFound
+	}
+	return child, err
+}
+
+func (w *world) Watch(ctx context.Context, index uint64, seen func(work.Allocation)) error {
+	for {
+		w.mu.Lock()
+		if w.nomadDown {
+			w.mu.Unlock()
+			return errDown
+		}
+		var next []work.Allocation
+		if int(index) < len(w.events) {
+			next = slices.Clone(w.events[index:])
+			index = uint64(len(w.events))
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		for _, a := range next {
+			seen(a)
+		}
+		if len(next) > 0 {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *world) Follow(context.Context, string, string, int, io.Writer) error {
+	return errors.ErrUnsupported
+}
+
+func (w *world) Stop(_ context.Context, id string, purge bool) error {
+	return w.read(&w.nomadDown, func() { w.stop(id, purge) })
+}
+
+// stop deregisters a child as Nomad does. The caller holds mu.
+func (w *world) stop(id string, purge bool) {
+	child := w.children[id]
+	if child == nil {
+		return
+	}
+	child.Stopped = true
+	for i := range child.Allocations {
+		if a := &child.Allocations[i]; !a.Ended() {
+			a.DesiredStatus = work.DesiredStop
+			w.exit(child, i, 143, false)
+		}
+	}
+	if purge {
+		delete(w.children, id)
+		delete(w.tokens, child.Attempt)
+		w.bump()
+	}
+}
+
+func (w *world) RemoveIdleRunners(context.Context, time.Time) error { return nil }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
