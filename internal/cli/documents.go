@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"drover/internal/work"
+)
+
+// document is one item of a file, in JSON or YAML.
+type document struct {
+	number int // from 1
+	line   int // where it begins in the file, from 1
+	text   []byte
+	yaml   bool
+}
+
+// readItems reads and validates all items of a file. Its errors name the
+// document and the line, and wrap work.ErrInvalid.
+func readItems(name string, data []byte) ([]work.Spec, error) {
+	documents, err := split(name, data)
+	if err != nil {
+		return nil, err
+	}
+	if len(documents) == 0 {
+		return nil, fmt.Errorf("%s holds no item: %w", name, work.ErrInvalid)
+	}
+	specs := make([]work.Spec, len(documents))
+	var faults []error
+	for i, d := range documents {
+		if specs[i], err = d.decode(name); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	const more = 1
+	switch {
+	case len(faults) > more:
+		return nil, fmt.Errorf("%w (and %d more documents with faults)", faults[0], len(faults)-more)
+	case len(faults) > 0:
+		return nil, faults[0]
+	}
+	return specs, nil
+}
+
+func split(name string, data []byte) ([]document, error) {
+	text := bytes.TrimLeft(data, "\ufeff \t\r\n")
+	isYAML := strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
+	if !isYAML && bytes.HasPrefix(text, []byte("{")) {
+		return splitJSON(name, data)
+	}
+	return splitYAML(data), nil
+}
+
+// splitJSON takes apart JSON objects that follow one another.
+func splitJSON(name string, data []byte) ([]document, error) {
+	var documents []document
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	for {
+		var text json.RawMessage
+		err := decoder.Decode(&text)
+		if errors.Is(err, io.EOF) {
+			return documents, nil
+		}
+		end := int(decoder.InputOffset())
+		if err != nil {
+			var syntax *json.SyntaxError
+			if errors.As(err, &syntax) {
+				end = int(syntax.Offset)
+			}
+			d := document{number: len(documents) + 1, line: lineAt(data, end)}
+			return nil, d.fault(name, 0, err.Error())
+		}
+		documents = append(documents, document{number: len(documents) + 1, line: lineAt(data, end-len(text)), text: text})
+	}
+}
+
+func lineAt(data []byte, offset int) int {
+	return 1 + bytes.Count(data[:min(offset, len(data))], []byte("\n"))
+}
+
+// splitYAML takes apart documents at the lines that begin with "---", which
+// YAML allows nowhere else. Documents without content are left out.
+func splitYAML(data []byte) []document {
+	var documents []document
+	current := document{number: 1, line: 1, yaml: true}
+	finish := func(next int) {
+		if hasContent(current.text) {
+			documents = append(documents, current)
+			current.number++
+		}
+		current.text, current.line = nil, next
+	}
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		if rest, ok := bytes.CutPrefix(line, []byte("---")); ok && (len(bytes.TrimSpace(rest)) == 0 || rest[0] == ' ' || rest[0] == '\t') {
+			finish(number)
+			line = append([]byte("   "), rest...)
+		}
+		current.text = append(current.text, line...)
+	}
+	finish(0)
+	return documents
+}
+
+func hasContent(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && string(line) != "..." {
+			return true
+		}
+	}
+	return false
+}
+
+func (d document) decode(name string) (work.Spec, error) {
+	text := d.text
+	if d.yaml {
+		var err error
+		if text, err = yaml.YAMLToJSON(d.text); err != nil {
+			line, says := yamlFault(err)
+			return work.Spec{}, d.fault(name, line, says)
+		}
+	}
+	spec, err := work.DecodeSpec(bytes.NewReader(text))
+	if err == nil {
+		err = spec.Validate()
+	}
+	if err != nil {
+		says := clearer(strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error()))
+		return spec, d.fault(name, d.find(says), says)
+	}
+	return spec, nil
+}
+
+// fault returns an error about a line of the document, its first for 0.
+func (d document) fault(name string, line int, says string) error {
+	return fmt.Errorf("%s: document %d, line %d: %s: %w", name, d.number, d.line+max(line, 1)-1, says, work.ErrInvalid)
+}
+
+// yamlFault takes the line and the sentence out of an error of the YAML reader:
+// "[3:5] mapping value is not allowed…" and a picture of the place below it.
+func yamlFault(err error) (line int, says string) {
+	const colored, source = false, false
+	says, _, _ = strings.Cut(yaml.FormatError(err, colored, source), "\n")
+	if m := yamlPlace.FindStringSubmatch(says); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		says = m[2]
+	}
+	return line, says
+}
+
+var (
+	yamlPlace    = regexp.MustCompile(`^\[(\d+):\d+\] (.*)$`)
+	wrongType    = regexp.MustCompile(`cannot unmarshal (\S+) into Go struct field \w+\.(\S+) of type (\S+)`)
+	wrongItem    = regexp.MustCompile(`cannot unmarshal (\S+) into Go value of type \S+`)
+	unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)
+)
+
+// goTypes are the names people know for the types that a field can have.
+var goTypes = map[string]string{"int": "a number", "string": "a text", "[]string": "a list of texts", "map[string]string": "a map of texts", "time.Time": "a time"}
+
+// clearer says what the JSON reader says without words of Go.
+func clearer(says string) string {
+	if m := wrongType.FindStringSubmatch(says); m != nil {
+		want := goTypes[m[3]]
+		if want == "" {
+			want = "something else"
+		}
+		return fmt.Sprintf("%s: is a %s, must be %s", m[2], m[1], want)
+	}
+	return wrongItem.ReplaceAllString(says, "an item is an object of fields, not a $1")
+}
+
+// find returns the line of the document that a complaint is about, 0 if it is
+// about the whole of it.
+func (d document) find(says string) int {
+	field := ""
+	if m := unknownField.FindStringSubmatch(says); m != nil {
+		field = m[1]
+	} else if path, _, ok := strings.Cut(says, ": is a "); ok {
+		field = path[strings.LastIndex(path, ".")+1:]
+	}
+	if field == "" {
+		return 0
+	}
+	at := regexp.MustCompile(`(?m)^[^#\n]*["']?\b` + regexp.QuoteMeta(field) + `["']?\s*:`).FindIndex(d.text)
+	if at == nil {
+		return 0
+	}
+	return lineAt(d.text, at[1])
+}

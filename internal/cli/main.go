@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/api"
+	"drover/internal/config"
+)
+
+// Variables of the environment that clients read.
+const (
+	envAddress       = "DROVER_ADDR"
+	envToken         = "DROVER_TOKEN"
+	envCACert        = "DROVER_CACERT"
+	envClientCert    = "DROVER_CLIENT_CERT"
+	envClientKey     = "DROVER_CLIENT_KEY"
+	envTLSServerName = "DROVER_TLS_SERVER_NAME"
+	envSkipVerify    = "DROVER_SKIP_VERIFY"
+)
+
+// shell is what a verb runs in.
+type shell struct {
+	in     io.Reader
+	out    io.Writer
+	err    io.Writer
+	getenv func(string) string
+}
+
+// Main runs the command of args, which do not hold the program's name, and
+// returns its exit status. It ends early when ctx does.
+func Main(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	sh := &shell{in: stdin, out: stdout, err: stderr, getenv: lookup(env)}
+	root := newRoot(sh)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	status := exitStatus(ctx, err)
+	if err != nil && status != exitInterrupted {
+		fmt.Fprintln(stderr, "drover:", message(err))
+	}
+	return status
+}
+
+func lookup(env []string) func(string) string {
+	values := make(map[string]string, len(env))
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		values[name] = value
+	}
+	return func(name string) string { return values[name] }
+}
+
+func newRoot(sh *shell) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "drover",
+		Short: "Turn a queue of work items into finished pull requests",
+		Long: `drover turns a queue of work items into finished pull requests, unattended.
+A work item is a git repository and a task for a coding agent. drover runs each
+in a container on Nomad, watches it, retries it, and keeps what came of it in Consul.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noSuchCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SuggestionsMinimumDistance = 2 // letters
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpTemplate(helpTemplate)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
+	root.AddCommand(
+		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh),
+		newServer(sh), newDev(sh), newVersion(sh),
+	)
+	return root
+}
+
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return usage(cmd, "no command %q; do you mean %s?", args[0], strings.Join(near, " or "))
+	}
+	return usage(cmd, "no command %q", args[0])
+}
+
+// arguments makes a check of how many arguments there are.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return usage(cmd, "%s is missing", names[len(args)])
+		case len(args) > len(names):
+			return usage(cmd, "unexpected argument %q", args[len(names)])
+		}
+		return nil
+	}
+}
+
+// remote are the flags of verbs that call a server.
+type remote struct {
+	address string
+	output  string
+}
+
+func (r *remote) bind(cmd *cobra.Command, sh *shell) {
+	address := sh.getenv(envAddress)
+	if address == "" {
+		address = config.DefaultAddress
+	}
+	cmd.Flags().StringVar(&r.address, "address", address, "server to call ("+envAddress+")")
+	bindOutput(cmd, &r.output)
+}
+
+func (r remote) client(sh *shell) (*api.Client, error) {
+	return api.NewClient(api.ClientOptions{
+		Address: r.address, Token: sh.getenv(envToken),
+		TLS: api.TLS{
+			CACert: sh.getenv(envCACert), Cert: sh.getenv(envClientCert), Key: sh.getenv(envClientKey),
+			ServerName: sh.getenv(envTLSServerName), SkipVerify: isTrue(sh.getenv(envSkipVerify)),
+		},
+	})
+}
+
+func isTrue(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
+
+// isTerminal reports whether what is written to w is seen by a person at once.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

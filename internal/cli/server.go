@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"io"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"drover/internal/app"
+	"drover/internal/config"
+)
+
+type serverOptions struct {
+	files     []string
+	address   string
+	advertise string
+	logLevel  string
+	logJSON   bool
+}
+
+func (o *serverOptions) bind(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&o.files, "config", "c", nil, "configuration file; may be repeated, later ones win")
+	flags.StringVar(&o.address, "http-addr", "", "host:port to listen on ("+config.EnvAddress+"; "+config.DefaultAddress+" if not given)")
+	flags.StringVar(&o.advertise, "advertise", "", "host:port where others reach this server ("+config.EnvAdvertise+")")
+	flags.StringVar(&o.logLevel, "log-level", "", "trace, debug, info, warn, error or off ("+config.EnvLogLevel+")")
+	flags.BoolVar(&o.logJSON, "log-json", false, "log JSON ("+config.EnvLogJSON+")")
+}
+
+// load returns the configuration that files, environment and flags make, not validated yet.
+func (o serverOptions) load(sh *shell) (config.Config, error) {
+	cfg, err := config.Load(sh.getenv, o.files...)
+	if err != nil {
+		return cfg, err
+	}
+	for _, set := range []struct {
+		to   *string
+		from string
+	}{{&cfg.HTTP.Address, o.address}, {&cfg.HTTP.Advertise, o.advertise}, {&cfg.Orchestrator.LogLevel, o.logLevel}} {
+		if set.from != "" {
+			*set.to = set.from
+		}
+	}
+	cfg.Orchestrator.LogJSON = cfg.Orchestrator.LogJSON || o.logJSON
+	return cfg, nil
+}
+
+func newServer(sh *shell) *cobra.Command {
+	var opts serverOptions
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a server, which leads or waits to take over",
+		Long: `Run a server. It keeps nothing on disk: run as many as you like, one leads and the
+others forward to it. Nomad and Consul are found as their own CLIs find them (NOMAD_ADDR,
+NOMAD_TOKEN, CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and their companions).`,
+		Example: "  drover server --config /etc/drover/drover.hcl",
+		Args:    arguments(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runServer(cmd.Context(), opts, sh) },
+	}
+	opts.bind(cmd)
+	return cmd
+}
+
+func runServer(ctx context.Context, opts serverOptions, sh *shell) error {
+	cfg, err := opts.load(sh)
+	if err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	logger := newLogger(cfg, sh.err)
+	err = app.Run(ctx, app.Options{
+		Config: cfg, Logger: logger, Version: currentVersion().Version,
+		Ready: func(address string) { logger.Info("serving", "address", address) },
+	})
+	return orDone(ctx, err)
+}
+
+// orDone returns err, unless ctx ended: then all went as it was told to.
+func orDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func newLogger(cfg config.Config, w io.Writer) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{
+		Name: "drover", Output: w, Level: hclog.LevelFromString(cfg.Orchestrator.LogLevel), JSONFormat: cfg.Orchestrator.LogJSON,
+	})
+}

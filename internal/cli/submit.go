@@ -1,0 +1,275 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"drover/internal/api"
+	"drover/internal/control"
+	"drover/internal/work"
+)
+
+// maxInputBytes bounds a file of items.
+const maxInputBytes = 64 << 20
+
+// waitInterval is how often a submit that waits looks at its items.
+const waitInterval = time.Second
+
+// stdinName is the file name that stands for standard input.
+const stdinName = "-"
+
+type submitOptions struct {
+	remote
+	file      string
+	flags     bool // the item is given by flags
+	spec      work.Spec
+	taskFile  string
+	notBefore string
+	labels    []string
+	priority  int
+	wait      bool
+}
+
+func newSubmit(sh *shell) *cobra.Command {
+	var opts submitOptions
+	cmd := &cobra.Command{
+		Use:   "submit [flags] [-- COMMAND [ARGUMENT …]]",
+		Short: "Submit items",
+		Long: `Submit one item by flags, or as many as a file holds: one JSON or YAML item each
+document. All of them are checked before any is sent, and all are stored or none.
+What follows -- is the agent's command; the server's default if there is none.`,
+		Example: `  drover submit --repo https://github.com/example/shop --task "Fix the flaky checkout test" --test "make test"
+  drover submit --repo git@example.com:shop.git --task-file task.md --priority 80 --label team=web
+  drover submit -f items.yaml --wait
+  generate-items | drover submit -f - -o json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
+				return usage(cmd, "unexpected argument %q; the agent's command goes after --", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.spec.Command = args
+			opts.flags = len(args) > 0
+			cmd.Flags().Visit(func(f *pflag.Flag) {
+				opts.flags = opts.flags || !slices.Contains([]string{"file", "address", "output", "wait"}, f.Name)
+			})
+			if opts.flags == (opts.file != "") {
+				return usage(cmd, "give an item by flags (--repo and --task at least), or a file of items (-f), one of the two")
+			}
+			return runSubmit(cmd.Context(), opts, sh)
+		},
+	}
+	opts.bind(cmd, sh)
+	opts.bindItem(cmd.Flags())
+	return cmd
+}
+
+func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
+	s := &o.spec
+	flags.StringVarP(&o.file, "file", "f", "", "file of items, JSON or YAML; - is standard input")
+	flags.BoolVar(&o.wait, "wait", false, "wait until every item has ended")
+	flags.StringVar(&s.Repository, "repo", "", "URL of the repository to clone")
+	flags.StringVar(&s.Task, "task", "", "what the agent is to do; - reads standard input")
+	flags.StringVar(&o.taskFile, "task-file", "", "file that holds the task; - is standard input")
+	flags.StringVar(&s.Base, "base", "", "branch to start from; the remote's default branch if not given")
+	flags.StringVar(&s.Queue, "queue", "", "queue; \""+work.DefaultQueue+"\" if not given")
+	flags.IntVar(&o.priority, "priority", work.DefaultPriority, fmt.Sprintf("0 to %d, the higher the sooner", work.MaxPriority))
+	flags.StringArrayVar(&o.labels, "label", nil, "label as KEY=VALUE; may be repeated")
+	flags.StringVar(&o.notBefore, "not-before", "", "earliest start: a time (2026-01-31T08:00:00Z) or a duration from now (2h)")
+	flags.StringVar(&s.Image, "image", "", "worker image")
+	flags.StringVar(&s.Test.Command, "test", "", "shell command that tests the agent's work")
+	flags.TextVar(&s.Test.Timeout, "test-timeout", work.Duration(0), "time limit of the test command")
+	flags.IntVar(&s.Resources.MemoryMB, "memory-mb", 0, "memory limit in MB")
+	flags.IntVar(&s.Resources.MemoryMaxMB, "memory-max-mb", 0, "to which the limit grows after running out of memory, in MB")
+	flags.IntVar(&s.Resources.Cores, "cores", 0, "whole CPUs")
+	flags.TextVar(&s.Limits.Timeout, "timeout", work.Duration(0), "time limit of an attempt")
+	flags.IntVar(&s.Limits.MaxIterations, "max-iterations", 0, "most runs of the agent, over all attempts")
+	flags.StringVar(&s.PR.Provider, "pr-provider", "", "github, request-pull or none; guessed from the repository if not given")
+	flags.StringVar(&s.PR.Title, "pr-title", "", "title of the pull request; the task's first line if not given")
+}
+
+func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
+	specs, err := opts.specs(sh)
+	if err != nil {
+		return err
+	}
+	if len(specs) > api.MaxSubmissions {
+		return fmt.Errorf("%d items, at most %d at a time: %w", len(specs), api.MaxSubmissions, work.ErrInvalid)
+	}
+	client, err := opts.client(sh)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	items, err := client.Submit(ctx, submissions(specs, time.Now()))
+	if err != nil {
+		return err
+	}
+	if opts.wait {
+		if items, err = waitFor(ctx, client, items, sh); err != nil && !errors.Is(err, errIncomplete) {
+			return err
+		}
+	}
+	return errors.Join(err, opts.print(items, sh))
+}
+
+func (o submitOptions) print(items []work.Item, sh *shell) error {
+	switch {
+	case o.output == formatJSON:
+		return printJSON(sh.out, items)
+	case o.wait:
+		return printItems(sh, items, time.Now())
+	}
+	const taskWidth = 60
+	rows := [][]string{{"ID", "QUEUE", "REPOSITORY", "TASK"}}
+	for _, item := range items {
+		rows = append(rows, []string{item.ID, item.Spec.Queue, item.Spec.Repository, short(item.Spec.Task, taskWidth)})
+	}
+	p := newPrinter(sh)
+	p.table("", rows)
+	return p.err
+}
+
+// submissions gives the items their ids, a millisecond apart, so that they sort
+// in the order they were given.
+func submissions(specs []work.Spec, now time.Time) []control.Submission {
+	items := make([]control.Submission, len(specs))
+	for i, spec := range specs {
+		items[i] = control.Submission{ID: work.NewID(now.Add(time.Duration(i) * time.Millisecond)), Spec: spec}
+	}
+	return items
+}
+
+// specs returns the valid items that the options ask for.
+func (o submitOptions) specs(sh *shell) ([]work.Spec, error) {
+	if o.file == "" {
+		spec, err := o.flagSpec(sh)
+		if err == nil {
+			err = spec.Validate()
+		}
+		return []work.Spec{spec}, err
+	}
+	data, err := readInput(o.file, sh)
+	if err != nil {
+		return nil, err
+	}
+	name := o.file
+	if name == stdinName {
+		name = "standard input"
+	}
+	return readItems(name, data)
+}
+
+func (o submitOptions) flagSpec(sh *shell) (work.Spec, error) {
+	spec := o.spec
+	spec.Priority = &o.priority
+	if spec.Task != "" && o.taskFile != "" {
+		return spec, fmt.Errorf("give --task or --task-file, not both: %w", work.ErrInvalid)
+	}
+	if spec.Task == stdinName {
+		o.taskFile = stdinName
+	}
+	if o.taskFile != "" {
+		data, err := readInput(o.taskFile, sh)
+		if err != nil {
+			return spec, err
+		}
+		spec.Task = string(data)
+	}
+	for _, label := range o.labels {
+		key, value, ok := strings.Cut(label, "=")
+		if !ok {
+			return spec, fmt.Errorf("label %q: give it as KEY=VALUE: %w", label, work.ErrInvalid)
+		}
+		if spec.Labels == nil {
+			spec.Labels = map[string]string{}
+		}
+		spec.Labels[key] = value
+	}
+	var err error
+	if o.notBefore != "" {
+		spec.NotBefore, err = parseWhen(o.notBefore, time.Now())
+	}
+	return spec, err
+}
+
+// parseWhen reads a time, or a duration from now on.
+func parseWhen(text string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(d).UTC().Truncate(time.Second), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("time %q: give it as 2026-01-31T08:00:00Z, or as a duration such as 2h: %w", text, work.ErrInvalid)
+	}
+	return t.UTC(), nil
+}
+
+func readInput(name string, sh *shell) ([]byte, error) {
+	in := sh.in
+	if name != stdinName {
+		file, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("%v: %w", err, work.ErrInvalid)
+		}
+		defer file.Close()
+		in = file
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxInputBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(data) > maxInputBytes {
+		return nil, fmt.Errorf("%s is over %d bytes: %w", name, maxInputBytes, work.ErrInvalid)
+	}
+	return data, nil
+}
+
+// waitFor follows items until all have ended, and says on standard error how
+// they move. It returns errIncomplete when one ended otherwise than completed.
+func waitFor(ctx context.Context, service api.Service, items []work.Item, sh *shell) ([]work.Item, error) {
+	ticker := time.NewTicker(waitInterval)
+	defer ticker.Stop()
+	for {
+		open, failed := 0, 0
+		for i, old := range items {
+			if !old.State.Terminal() {
+				item, _, err := service.Item(ctx, old.ID)
+				if err != nil {
+					return items, err
+				}
+				if item.State != old.State {
+					fmt.Fprintf(sh.err, "%s %s: %s\n", item.ID, item.State, item.Why)
+				}
+				items[i] = item
+			}
+			switch {
+			case !items[i].State.Terminal():
+				open++
+			case items[i].State != work.StateCompleted:
+				failed++
+			}
+		}
+		if open == 0 && failed > 0 {
+			return items, fmt.Errorf("%d of %d items did not complete: %w", failed, len(items), errIncomplete)
+		}
+		if open == 0 {
+			return items, nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return items, context.Cause(ctx)
+		}
+	}
+}
