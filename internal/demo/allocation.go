@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,7 +26,7 @@ const commandTimeout = 20 * time.Second
 // kill ends the allocation's container, or all its processes, by SIGKILL.
 func (d *drover) kill(ctx context.Context, allocation string) error {
 	if d.driver == config.DriverRawExec {
-		return killAll(processes(allocation))
+		return killAll(d.processes(allocation))
 	}
 	ids, err := containers(ctx, allocation)
 	if err != nil {
@@ -41,7 +42,7 @@ func (d *drover) kill(ctx context.Context, allocation string) error {
 // gone returns an error if something of the allocation is left.
 func (d *drover) gone(allocation string) error {
 	var errs []error
-	if pids := processes(allocation); len(pids) > 0 {
+	if pids := d.processes(allocation); len(pids) > 0 {
 		errs = append(errs, fmt.Errorf("allocation %s left processes %v", allocation, pids))
 	}
 	if d.driver == config.DriverDocker {
@@ -70,21 +71,56 @@ func docker(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// processes returns the ids of the allocation's processes, which Nomad's environment tells.
-func processes(allocation string) []int {
-	mark := []byte("NOMAD_ALLOC_ID=" + allocation)
-	paths, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is well-formed
+// processes returns the ids of the allocation's processes. Its id is in their environment, but a worker hides its own
+// from all but root: there it is known as the parent of its agent.
+func (d *drover) processes(allocation string) []int {
+	paths, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well-formed
 	var pids []int
 	for _, path := range paths {
-		environ, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(environ, mark) {
+		environ, err := os.ReadFile(filepath.Join(path, "environ"))
+		if err != nil || !bytes.Contains(environ, []byte(allocation)) {
 			continue // ended meanwhile, or somebody else's
 		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+		if pid, err := strconv.Atoi(filepath.Base(path)); err == nil {
+			pids = append(pids, pid)
+		}
+		if parent := parent(path); d.isWorker(parent) {
+			pids = append(pids, parent)
+		}
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// workers returns the ids of the processes that run this demo's link to the worker.
+func (d *drover) workers() []int {
+	paths, _ := filepath.Glob("/proc/[0-9]*") // as in processes
+	var pids []int
+	for _, path := range paths {
+		if pid, err := strconv.Atoi(filepath.Base(path)); err == nil && d.isWorker(pid) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+func (d *drover) isWorker(pid int) bool {
+	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && bytes.HasPrefix(command, []byte(d.worker+"\x00"))
+}
+
+// parent returns the id of a process's parent, 0 if there is none any more.
+func parent(path string) int {
+	status, err := os.ReadFile(filepath.Join(path, "stat"))
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(status[bytes.LastIndexByte(status, ')')+1:]) // the name before may hold anything
+	if len(fields) < 2 {
+		return 0
+	}
+	id, _ := strconv.Atoi(string(fields[1])) // written by the kernel
+	return id
 }
 
 func killAll(pids []int) error {

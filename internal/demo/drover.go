@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +28,7 @@ const (
 // drover is a drover dev that runs as a process of its own, and the CLI that calls it.
 type drover struct {
 	bin     string // directory of the binaries
+	worker  string // link to the worker that only this demo uses
 	driver  string
 	address string
 	process *exec.Cmd
@@ -43,13 +42,19 @@ func startDrover(ctx context.Context, dir string, credentials gittest.Options) (
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(3)
+	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	d := &drover{bin: bin, driver: driver(ctx), address: "http://" + ports[0], exited: make(chan struct{})}
+	d := &drover{
+		bin: bin, worker: filepath.Join(dir, "drover-worker"), driver: driver(ctx),
+		address: "http://" + address, exited: make(chan struct{}),
+	}
+	if err := os.Symlink(d.path("drover-worker"), d.worker); err != nil {
+		return nil, err
+	}
 	configuration := filepath.Join(dir, "drover.hcl")
-	if err := os.WriteFile(configuration, []byte(d.configuration(ports)), 0o600); err != nil {
+	if err := os.WriteFile(configuration, []byte(d.configuration(address)), 0o600); err != nil {
 		return nil, err
 	}
 	if d.log, err = os.Create(filepath.Join(dir, "drover.log")); err != nil {
@@ -57,6 +62,7 @@ func startDrover(ctx context.Context, dir string, credentials gittest.Options) (
 	}
 	d.process = exec.Command(d.path("drover"), "dev", "--embedded", "--config", configuration)
 	d.process.Stdout, d.process.Stderr = d.log, d.log
+	d.process.Env = append(os.Environ(), "DROVER_GIT_USERNAME="+credentials.Username, "DROVER_GIT_TOKEN="+credentials.Password)
 	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the keyboard is the demo's to pass on
 	if err := d.process.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start drover: %w", err), d.log.Close())
@@ -65,7 +71,7 @@ func startDrover(ctx context.Context, dir string, credentials gittest.Options) (
 		defer close(d.exited)
 		_ = d.process.Wait() // what went wrong is in the log
 	}()
-	if err := d.ready(ctx, "http://"+ports[1], credentials); err != nil {
+	if err := d.ready(ctx); err != nil {
 		return nil, errors.Join(err, d.stop(), fmt.Errorf("drover's log ends with:\n%s", d.logEnd()))
 	}
 	return d, nil
@@ -81,16 +87,15 @@ func driver(ctx context.Context) string {
 
 func (d *drover) path(binary string) string { return filepath.Join(d.bin, binary) }
 
-func (d *drover) configuration(ports []string) string {
+func (d *drover) configuration(address string) string {
 	return fmt.Sprintf(`
-http   { address = %q }
-nomad  { address = "http://%s" }
-consul { address = %q }
+http {
+  address = %q
+}
 worker {
-  driver       = %q
-  image        = %q
-  binary       = %q
-  network_mode = "host"
+  driver = %q
+  image  = %q
+  binary = %q
 }
 defaults {
   memory_mb = 256
@@ -99,11 +104,11 @@ defaults {
 retry {
   backoff = ["2s"]
 }
-`, ports[0], ports[1], ports[2], d.driver, image, d.path("drover-worker"))
+`, address, d.driver, image, d.worker)
 }
 
-// ready waits until drover answers, and gives Nomad the repository's credentials for the workers.
-func (d *drover) ready(ctx context.Context, nomad string, credentials gittest.Options) error {
+// ready waits until drover answers.
+func (d *drover) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
@@ -111,7 +116,7 @@ func (d *drover) ready(ctx context.Context, nomad string, credentials gittest.Op
 	for {
 		_, err := d.list(ctx)
 		if err == nil {
-			return storeCredentials(ctx, nomad, credentials)
+			return nil
 		}
 		select {
 		case <-tick.C:
@@ -121,30 +126,6 @@ func (d *drover) ready(ctx context.Context, nomad string, credentials gittest.Op
 			return fmt.Errorf("wait for drover dev: %w", err)
 		}
 	}
-}
-
-// storeCredentials puts the credentials into the Nomad variable that becomes the workers' environment.
-func storeCredentials(ctx context.Context, nomad string, credentials gittest.Options) error {
-	path := config.Default().Worker.SecretsPath
-	body, err := json.Marshal(map[string]any{"Path": path, "Items": map[string]string{
-		"DROVER_GIT_USERNAME": credentials.Username, "DROVER_GIT_PASSWORD": credentials.Password,
-	}})
-	if err != nil {
-		return err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, nomad+"/v1/var/"+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("store nomad variable %s: %w", path, err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("store nomad variable %s: %s", path, response.Status)
-	}
-	return nil
 }
 
 // submit runs drover submit with further args and returns the one item it stores.
@@ -220,16 +201,11 @@ func (d *drover) logEnd() string {
 	return string(log[max(0, len(log)-most):])
 }
 
-// freePorts returns loopback addresses that nobody listened on a moment ago.
-func freePorts(count int) ([]string, error) {
-	addresses := make([]string, count)
-	for i := range addresses {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer listener.Close() // only when all are found, so that they differ
-		addresses[i] = listener.Addr().String()
+// freeAddress returns a loopback address that nobody listened on a moment ago.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
 	}
-	return addresses, nil
+	return listener.Addr().String(), listener.Close()
 }

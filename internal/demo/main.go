@@ -141,6 +141,9 @@ func (d *demo) stop() error {
 	var errs []error
 	if d.drover != nil {
 		errs = append(errs, d.drover.stop())
+		if workers := d.drover.workers(); len(workers) > 0 {
+			errs = append(errs, fmt.Errorf("workers are left: processes %v", workers))
+		}
 		for _, s := range d.shows {
 			for _, attempt := range s.item.Attempts {
 				if attempt.Allocation != "" {
