@@ -34,7 +34,7 @@ type Service interface {
 	// It returns work.ErrNotFound when none runs.
 	Follow(ctx context.Context, id string, stdout, stderr io.Writer) error
 	// Cancel ends an item; by says who wants it, for the record.
-	// It returns work.ErrNotFound, and work.ErrIllegalTransition when the item has ended.
+	// It returns work.ErrNotFound, and work.ErrConflict when the item has ended.
 	Cancel(ctx context.Context, id, by string) (work.Item, error)
 	// Status returns how the servers stand.
 	Status(ctx context.Context) (control.Status, error)

@@ -10,16 +10,16 @@ import (
 	"drover/internal/work"
 )
 
-// TLS names the files of one side of a connection. Empty fields are not used.
+// TLS is how a client checks a server and shows itself to it. Empty fields are not used.
 type TLS struct {
-	CACert     string // certificates that the other side's is checked with; the system's if empty
-	Cert       string
-	Key        string
+	CACert     string // file of authorities that may vouch for the server; the system's if empty
+	Cert       string // file of the client's own certificate
+	Key        string // file of its key
 	ServerName string // expected of the server, if not its address
 	SkipVerify bool   // trust any server; for tests of one's own setup alone
 }
 
-// Client returns the settings of a client, nil if t says nothing.
+// Client returns the settings of a connection, nil if t says nothing.
 // It returns work.ErrInvalid for a file that can't be used.
 func (t TLS) Client() (*tls.Config, error) {
 	if t == (TLS{}) {
@@ -34,24 +34,6 @@ func (t TLS) Client() (*tls.Config, error) {
 		err = t.load(cfg)
 	}
 	return cfg, err
-}
-
-// Server returns the settings of a server, nil if t has no certificate. With
-// CACert, clients must have a certificate of that authority.
-// It returns work.ErrInvalid for a file that can't be used.
-func (t TLS) Server() (*tls.Config, error) {
-	if t.Cert == "" {
-		return nil, nil
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	var err error
-	if cfg.ClientCAs, err = pool(t.CACert); err != nil {
-		return nil, err
-	}
-	if t.CACert != "" {
-		cfg.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return cfg, t.load(cfg)
 }
 
 func (t TLS) load(cfg *tls.Config) error {
