@@ -22,6 +22,10 @@ image: build ## Build the worker's images, drover-worker:dev and drover-worker-d
 consul: ## Provide a real Consul for the tests, built once into build/bin where there is none
 	internal/tools/consul/build.sh
 
+.PHONY: demo
+demo: $(if $(engine),image,build) ## Show what drover is for: three items, one of them killed on its way
+	@go run ./internal/demo
+
 .PHONY: lint
 lint: ## Check format, go vet and staticcheck
 	@unformatted=$$(gofmt -l cmd consul internal jobs nomad); \
