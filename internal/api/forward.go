@@ -15,7 +15,7 @@ import (
 // would play ball with it.
 const forwardedHeader = "X-Drover-Forwarded"
 
-var errNoLeader = fmt.Errorf("no server leads at the moment, try again: %w", work.ErrNoLeader)
+var errNoLeader = fmt.Errorf("no server leads at the moment: an election is under way, or the servers do not reach Consul: %w", work.ErrNoLeader)
 
 // leads answers with next on the leader, and passes the request on elsewhere.
 func (h *handler) leads(next http.Handler) http.Handler {

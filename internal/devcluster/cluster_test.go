@@ -2,11 +2,13 @@ package devcluster_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -118,6 +120,46 @@ func TestAnAgentThatEndsAtOnceIsReported(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no such luck") {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestAnAgentThatDiesIsReported(t *testing.T) {
+	consul := testkit.ConsulBinary(t)
+	t.Setenv("PATH", filepath.Dir(consul)+":/usr/bin:/bin")
+	c := start(t, devcluster.Options{})
+	if err := child(t, "consul").Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-c.Failed(); !strings.Contains(err.Error(), "consul ended") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// child finds the process of that name that this one started.
+func child(t *testing.T, name string) *os.Process {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		status, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		if strings.Contains(string(status), "Name:\t"+name+"\n") && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", os.Getpid())) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			process, err := os.FindProcess(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return process
+		}
+	}
+	t.Fatalf("no %s runs", name)
+	return nil
 }
 
 func write(t *testing.T, path, text string) {
