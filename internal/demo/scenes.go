@@ -28,7 +28,7 @@ var scenes = []scene{
 		commits: 3, test: work.TestPassed, pr: work.PRCreated,
 	},
 	{
-		name: "killed", task: "Write down six steps, slowly. commits=6 delay=1200ms", killAfter: 2,
+		name: "unlucky", task: "Write down six steps, slowly. commits=6 delay=1200ms", killAfter: 2,
 		state: work.StateCompleted, reasons: []work.Reason{work.ReasonCrashed, work.ReasonCompleted},
 		commits: 6, test: work.TestPassed, pr: work.PRCreated,
 	},
