@@ -1,0 +1,42 @@
+// Command drover-worker is the supervisor of one attempt, and the first process of its container.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set when a release is built.
+var version = "dev"
+
+const usage = `drover-worker runs one attempt of a drover work item. Nomad starts it, with the
+dispatch payload in $NOMAD_TASK_DIR/item.json.
+
+  drover-worker            run the attempt
+  drover-worker version    print the version
+
+EXIT STATUS
+  0  the attempt's result is reported, or the attempt is another allocation's
+  1  no result: stopped by a signal, fenced, or the attempt could not be claimed
+  2  wrong usage
+`
+
+func main() {
+	switch args := os.Args[1:]; {
+	case len(args) == 1 && args[0] == "version":
+		fmt.Println("drover-worker", version)
+	case len(args) > 0:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	case os.Getpid() == 1:
+		os.Exit(first(os.Args))
+	default:
+		hide()
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+		defer stop()
+		os.Exit(run(ctx, os.Environ(), os.Stdout, os.Stderr))
+	}
+}

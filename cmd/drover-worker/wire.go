@@ -1,0 +1,63 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+
+	"drover/consul"
+	"drover/internal/work"
+	"drover/internal/worker"
+	"drover/internal/worker/redact"
+)
+
+// run wires the worker to Consul, runs it and returns the exit status.
+func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
+	redactor := redact.FromEnviron(environ)
+	out, errs := redactor.Writer(stdout), redactor.Writer(stderr)
+	defer func() { _, _ = out.Flush(), errs.Flush() }() // nobody reads any more
+	env := variables(environ)
+	log := hclog.New(&hclog.LoggerOptions{
+		Name: "drover-worker", Output: errs, Level: hclog.LevelFromString(cmp.Or(env["DROVER_LOG_LEVEL"], "info")),
+	})
+	host, _ := os.Hostname() // outside of Nomad alone
+	dir, err := filepath.Abs(env["NOMAD_TASK_DIR"])
+	if err != nil {
+		log.Error("find the task's directory", "error", err)
+		return exitFailed
+	}
+	err = worker.Run(ctx, worker.Options{
+		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, "work"),
+		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
+		Open: func(prefix string) (worker.Store, error) {
+			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log})
+			return store{client}, err
+		},
+	})
+	if err != nil {
+		log.Error("no result", "error", err)
+		return exitFailed
+	}
+	return 0
+}
+
+func variables(environ []string) map[string]string {
+	env := map[string]string{}
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		env[name] = value
+	}
+	return env
+}
+
+// store makes a Consul client the worker's store.
+type store struct{ *consul.Client }
+
+func (s store) Claim(ctx context.Context, e work.Envelope, allocation string) (worker.Claim, error) {
+	return s.ClaimAttempt(ctx, e, allocation)
+}

@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"drover/internal/work"
+	"drover/internal/worker/process"
+)
+
+// Exit codes of an agent. Every other code is an error of it.
+const (
+	ExitComplete      = 0
+	ExitStuck         = 1
+	ExitMaxIterations = 2
+)
+
+// ErrNoCommand says that neither the item nor the server names an agent.
+var ErrNoCommand = errors.New("no agent command is configured: set it in the item's specification or the server's defaults")
+
+// passed are the variables of the worker's environment that an agent may see.
+var passed = []string{"PATH", "LANG", "LC_ALL", "TERM", "TMPDIR", "TZ"}
+
+// passedPrefixes begin the names of those that are meant for it.
+var passedPrefixes = []string{"AGENT_", "GIT_AUTHOR_", "GIT_COMMITTER_"}
+
+// gitConfig makes the agent commit as drover where it does not say otherwise.
+const gitConfig = "[user]\n\tname = drover\n\temail = drover@localhost\n"
+
+// Run is one run of an agent.
+type Run struct {
+	Envelope  work.Envelope
+	Iteration int    // that were before, over all attempts
+	Tree      string // working directory
+	Home      string // made if it is not there
+	TaskFile  string // written by Start
+	Environ   []string
+	Stdout    io.Writer
+	Stderr    io.Writer
+	Alive     func()
+	Grace     func() time.Duration // see process.Command
+}
+
+// Start runs the agent until it ends or ctx does.
+// It returns ErrNoCommand, or an error when the agent could not be started.
+func (r Run) Start(ctx context.Context) (process.Exit, error) {
+	spec := r.Envelope.Spec
+	if len(spec.Command) == 0 {
+		return process.Exit{}, ErrNoCommand
+	}
+	if err := os.MkdirAll(r.Home, 0o700); err != nil {
+		return process.Exit{}, err
+	}
+	if err := os.WriteFile(r.TaskFile, []byte(spec.Task), 0o600); err != nil {
+		return process.Exit{}, err
+	}
+	if err := os.WriteFile(filepath.Join(r.Home, ".gitconfig"), []byte(gitConfig), 0o600); err != nil {
+		return process.Exit{}, err
+	}
+	env := r.environment()
+	return process.Run(ctx, process.Command{
+		Args: append([]string{lookPath(spec.Command[0], env)}, spec.Command[1:]...), Dir: r.Tree, Env: env, Stdin: spec.Task,
+		Stdout: r.Stdout, Stderr: r.Stderr, Alive: r.Alive, Grace: r.Grace,
+	})
+}
+
+// environment is all that the agent sees: no variable of Nomad, Consul or git's credentials.
+func (r Run) environment() []string {
+	e := r.Envelope
+	return append(Environment(r.Environ, r.Home),
+		"DROVER_TASK_FILE="+r.TaskFile,
+		"DROVER_ITEM="+e.Item,
+		"DROVER_ATTEMPT="+strconv.Itoa(e.Attempt.Number()),
+		"DROVER_ITERATION="+strconv.Itoa(r.Iteration),
+		"DROVER_LAST_REASON="+string(e.Resume.LastReason),
+	)
+}
+
+// Environment is what of the worker's environment an agent, and the tests of its work, may see.
+func Environment(environ []string, home string) []string {
+	env := []string{"HOME=" + home, "GIT_TERMINAL_PROMPT=0"}
+	meant := func(name string) bool {
+		return slices.ContainsFunc(passedPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	}
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		switch {
+		case slices.Contains(passed, name), meant(name):
+			env = append(env, pair)
+		case name == "TRACEPARENT", name == "NOMAD_META_traceparent":
+			env = append(env, "TRACEPARENT="+value)
+		}
+	}
+	return env
+}
+
+// lookPath finds a program in the PATH that the agent will see.
+func lookPath(name string, env []string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	for _, pair := range env {
+		path, ok := strings.CutPrefix(pair, "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(path) {
+			if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode()&0o111 != 0 && !info.IsDir() {
+				return filepath.Join(dir, name)
+			}
+		}
+	}
+	return name
+}

@@ -1,0 +1,288 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"drover/internal/work"
+	"drover/internal/worker/agent"
+	"drover/internal/worker/gitrepo"
+	"drover/internal/worker/process"
+	"drover/internal/worker/pullrequest"
+	"drover/internal/worker/testrun"
+)
+
+// ending is why an attempt ends.
+type ending struct {
+	reason  work.Reason
+	detail  string
+	exit    process.Exit
+	retryAt time.Time
+}
+
+// attempt does the work and returns its result. ctx ends when the worker is to
+// stop, hold when the attempt is not the worker's any more; in both cases there
+// is an error and no result.
+func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
+	limit := w.envelope.Spec.Limits.Timeout.Std()
+	limited, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
+	defer cancel()
+	if err := w.open(limited); err != nil {
+		if ctx.Err() != nil {
+			return work.Result{}, context.Cause(ctx)
+		}
+		return w.result(prepareEnding(err, limit)), nil
+	}
+	if done, ok := w.finished(); ok {
+		return w.publish(hold, done)
+	}
+	end := w.develop(limited, hold)
+	test := work.TestOutcome{Status: work.TestSkipped, Detail: "the agent did not complete"}
+	if end.reason == work.ReasonCompleted {
+		test = w.test(limited)
+	}
+	if err := context.Cause(ctx); err != nil {
+		w.abandon(hold)
+		return work.Result{}, err
+	}
+	w.journal.phase(work.PhasePublish)
+	result, err := w.deliver(hold, end, test)
+	if err != nil || result.Reason != work.ReasonCompleted {
+		return result, err
+	}
+	return w.publish(hold, result)
+}
+
+func prepareEnding(err error, limit time.Duration) ending {
+	switch {
+	case errors.Is(err, errTimeout):
+		return ending{reason: work.ReasonTimeout, detail: fmt.Sprintf("not prepared within %s: %v", limit, err)}
+	case errors.Is(err, gitrepo.ErrAuth):
+		return ending{reason: work.ReasonGitAuthFailed, detail: err.Error()}
+	}
+	return ending{reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error()}
+}
+
+// finished returns the result of an earlier attempt that only lacks its pull
+// request, while the remote branch is where it left it.
+func (w *worker) finished() (work.Result, bool) {
+	done := w.envelope.Resume.Finished
+	if done == nil {
+		return work.Result{}, false
+	}
+	if w.repo.Pushed() != done.RemoteCommit {
+		w.log.Warn("the branch has moved since the work was finished: working on", "finished", done.RemoteCommit, "branch", w.repo.Pushed())
+		return work.Result{}, false
+	}
+	result := *done
+	result.Attempt, result.Allocation, result.StartedAt = w.envelope.Attempt, w.Allocation, w.began
+	return result, true
+}
+
+// errIterations stops an agent that goes on past the item's limit.
+var errIterations = errors.New("the iteration limit is reached")
+
+// develop runs the agent, and pushes each commit as it is made.
+func (w *worker) develop(ctx, hold context.Context) ending {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	w.journal.phase(work.PhaseAgent)
+	if !w.journal.iteration(w.envelope.Resume.Iteration + 1) {
+		return w.agentEnding(errIterations, process.Exit{}, agent.Event{}, 0)
+	}
+	before := w.kills()
+
+	watching, ended := context.WithCancel(hold)
+	var pushes sync.WaitGroup
+	pushes.Go(func() { w.pushCommits(watching) })
+	defer pushes.Wait()
+	defer ended()
+
+	var failure agent.Event
+	stdout, flush := w.stream(w.Stdout, func(line string) {
+		e, ok := agent.Parse(line)
+		if !ok {
+			return
+		}
+		switch e.Type {
+		case agent.EventTool:
+			w.journal.tool(e)
+		case agent.EventTokens:
+			w.journal.tokens(e.Tokens)
+		case agent.EventIteration:
+			if !w.journal.iteration(e.N) {
+				stop(errIterations)
+			}
+		case agent.EventError:
+			failure = e
+		}
+	})
+	stderr, flushErrors := w.stream(w.Stderr, func(string) {})
+	run := agent.Run{
+		Envelope: w.envelope, Iteration: w.envelope.Resume.Iteration, Tree: w.tree(), Home: w.home(), TaskFile: filepath.Join(w.Dir, "task.txt"),
+		Environ: w.Environ, Stdout: stdout, Stderr: stderr, Alive: w.heart.touch, Grace: w.grace(hold),
+	}
+	exit, err := run.Start(ctx)
+	flush()
+	flushErrors()
+	if err != nil {
+		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + err.Error()}
+	}
+	w.log.Info("agent ended", "exit", exit)
+	return w.agentEnding(context.Cause(ctx), exit, failure, w.kills()-before)
+}
+
+// agentEnding says why the agent ended. What was done to it comes before how it took it.
+func (w *worker) agentEnding(cause error, exit process.Exit, failure agent.Event, kills int) ending {
+	end := ending{exit: exit}
+	limits := w.envelope.Spec.Limits
+	switch {
+	case errors.Is(cause, errTimeout):
+		end.reason, end.detail = work.ReasonTimeout, fmt.Sprintf("the agent was stopped after %s, the attempt's limit", limits.Timeout)
+	case errors.Is(cause, errIterations):
+		end.reason, end.detail = work.ReasonMaxIterations, fmt.Sprintf("the agent was stopped after iteration %d, the item's limit", limits.MaxIterations)
+	case exit.Killed() && kills > 0:
+		end.reason, end.detail = work.ReasonOOMKilled, fmt.Sprintf("the kernel killed the agent: out of memory at the limit of %d MB", w.envelope.Spec.Resources.MemoryMB)
+	case exit.Signal != 0:
+		end.reason, end.detail = work.ReasonCrashed, "the agent was killed by "+exit.String()
+	case exit.Code == agent.ExitComplete:
+		end.reason, end.detail = work.ReasonCompleted, "the agent completed its task"
+	case exit.Code == agent.ExitStuck:
+		end.reason, end.detail = work.ReasonStuck, "the agent is stuck (exit code 1)"
+	case exit.Code == agent.ExitMaxIterations:
+		end.reason, end.detail = work.ReasonMaxIterations, "the agent used up its iterations (exit code 2)"
+	case failure.Code == agent.CodeRateLimited:
+		end.reason, end.detail, end.retryAt = work.ReasonRateLimited, "the agent was told to wait", failure.RetryAt
+	default:
+		end.reason, end.detail = work.ReasonAgentError, "the agent failed with "+exit.String()
+	}
+	if failure.Message != "" && end.reason != work.ReasonCompleted {
+		end.detail += ": " + failure.Message
+	}
+	return end
+}
+
+// grace is how long a stopped agent may take: little once the hold is lost.
+func (w *worker) grace(hold context.Context) func() time.Duration {
+	return func() time.Duration {
+		if hold.Err() != nil {
+			return fenceGrace
+		}
+		return stopGrace
+	}
+}
+
+func (w *worker) test(ctx context.Context) work.TestOutcome {
+	w.journal.phase(work.PhaseTesting)
+	stdout, flush := w.stream(w.Stdout, func(string) {})
+	defer flush()
+	outcome := testrun.Run(ctx, testrun.Options{
+		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,
+		Alive: w.heart.touch, Redact: w.Redactor.String,
+	})
+	w.log.Info("tests ended", "status", outcome.Status, "passed", outcome.Passed, "failed", outcome.Failed)
+	return outcome
+}
+
+// abandon keeps what can be kept of a stopped attempt. With the hold lost that is nothing.
+func (w *worker) abandon(hold context.Context) {
+	if hold.Err() != nil {
+		return
+	}
+	pushing, cancel := context.WithTimeout(hold, stopPush)
+	defer cancel()
+	if _, err := w.push(pushing); err != nil {
+		w.log.Error("last push", "error", err)
+	}
+	saving, cancelSave := context.WithTimeout(hold, stopSave)
+	defer cancelSave()
+	if err := w.journal.save(saving); err != nil {
+		w.log.Warn("progress not stored", "error", err)
+	}
+}
+
+// deliver pushes the last commits, reads the remote branch back, and returns the
+// result so far. Work that is not on the remote is not completed.
+func (w *worker) deliver(hold context.Context, end ending, test work.TestOutcome) (work.Result, error) {
+	var commit string
+	err := w.persistently(hold, func() (err error) {
+		commit, err = w.push(hold)
+		return err
+	})
+	if lost := context.Cause(hold); lost != nil {
+		return work.Result{}, lost
+	}
+	if err != nil {
+		reason := work.ReasonCrashed
+		if errors.Is(err, gitrepo.ErrAuth) {
+			reason = work.ReasonGitAuthFailed
+		}
+		if end.reason == work.ReasonCompleted {
+			end.reason = reason
+		}
+		end.detail += "; its last commits could not be pushed: " + err.Error()
+	}
+	result := w.result(end)
+	result.Commit, result.Test = commit, test
+	err = w.persistently(hold, func() (err error) {
+		result.RemoteCommit, err = w.repo.Remote(hold)
+		return err
+	})
+	if err != nil {
+		w.log.Warn("remote branch not read back", "error", err)
+	}
+	if result.Changes, err = w.repo.Changes(hold, commit); err != nil {
+		w.log.Warn("changes not counted", "error", err)
+	}
+	if result.Reason == work.ReasonCompleted {
+		result.Detail = fmt.Sprintf("%s: %d commits on %s, tests %s", end.detail, result.Changes.Commits, result.Branch, test.Status)
+	}
+	return result, context.Cause(hold)
+}
+
+// publish makes the pull request of finished work. Before that it stores that the
+// work is finished: should the attempt die now, the next one only publishes.
+func (w *worker) publish(hold context.Context, result work.Result) (work.Result, error) {
+	w.journal.update(true, func(p *work.Progress) {
+		p.Phase, p.Commit, p.Finished = work.PhasePublish, result.RemoteCommit, &result
+	})
+	if err := w.journal.save(hold); err != nil {
+		w.log.Warn("finished work not stored", "error", err)
+	}
+	if err := w.heart.hold(hold); err != nil {
+		return work.Result{}, err
+	}
+	token := w.env["DROVER_FORGE_TOKEN"]
+	if token == "" {
+		token = w.env["DROVER_GIT_TOKEN"]
+	}
+	made := result
+	made.PR = pullrequest.Make(hold, pullrequest.Request{
+		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
+		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
+		Text: func(ctx context.Context) (string, error) { return w.repo.RequestPull(ctx, result.RemoteCommit) },
+	})
+	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
+	made.EndedAt = time.Now().UTC()
+	return made, context.Cause(hold)
+}
+
+// result is an attempt's result as far as its ending tells.
+func (w *worker) result(end ending) work.Result {
+	p := w.journal.progress()
+	usage, _ := w.memory.Usage()
+	r := work.Result{
+		Attempt: w.envelope.Attempt, Allocation: w.Allocation, Reason: end.reason, Detail: w.Redactor.String(end.detail),
+		ExitCode: end.exit.Code, Signal: int(end.exit.Signal), RetryAt: end.retryAt, StartedAt: w.began, EndedAt: time.Now().UTC(),
+		Branch: w.envelope.Branch, Iteration: p.Iteration, Tokens: p.Tokens, PeakMemoryMB: usage.PeakMB,
+		Test: work.TestOutcome{Status: work.TestSkipped}, PR: work.PullRequest{Status: work.PRNone},
+	}
+	if end.reason != work.ReasonOOMKilled {
+		r.OOMKills = w.kills() - w.killsBefore
+	}
+	return r
+}

@@ -1,0 +1,248 @@
+// Package gitrepo is a work item's repository as the worker uses it.
+//
+// There are two clones. The agent works in a tree of its own, whose
+// configuration and hooks it may change at will. The worker keeps a bare
+// repository beside it: it fetches the agent's commits from the tree, and only
+// from the bare repository it speaks to the remote, so that the credentials
+// never meet anything the agent has written.
+package gitrepo
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"drover/internal/work"
+)
+
+// Options of a Repo.
+type Options struct {
+	URL      string
+	Base     string // branch to start from; the remote's HEAD if empty
+	Branch   string // that the work is pushed to
+	Dir      string // of the worker's own files; made if it is not there
+	Tree     string // the agent's clone; must not exist
+	Username string // for HTTP; what forges take beside a token if empty
+	Token    string // for HTTP; no credentials if empty
+	Environ  []string
+	Redact   func(string) string // applied to what git says
+	Alive    func()              // called at every sign of life of a git process
+}
+
+// Repo is an open repository. One goroutine at a time may use it, except for Mark.
+type Repo struct {
+	opts  Options
+	base  string // branch
+	from  string // commit the base was at
+	start string // commit the agent's tree was at first
+	seen  string // commit the remote branch was last seen at, empty if it is not there
+}
+
+// Open checks the access to the remote, clones it, and puts the agent's tree on
+// the branch: at its remote state if it is there, and else at the base.
+// It returns ErrAuth, also when the credentials may read but not push.
+func Open(ctx context.Context, opts Options) (*Repo, error) {
+	r := &Repo{opts: opts}
+	if err := r.prepare(); err != nil {
+		return nil, fmt.Errorf("prepare %s: %w", opts.Dir, err)
+	}
+	if _, err := r.run(ctx, r.environ(), "init", "--quiet", "--bare", r.gitDir()); err != nil {
+		return nil, err
+	}
+	if err := r.look(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := r.remote(ctx, "fetch", "--progress", "--no-write-fetch-head", r.opts.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"); err != nil {
+		return nil, err
+	}
+	if err := r.findStart(ctx); err != nil {
+		return nil, err
+	}
+	target := r.start + ":refs/heads/" + r.opts.Branch
+	if _, err := r.remote(ctx, "push", "--dry-run", "--porcelain", r.opts.URL, target); err != nil {
+		return nil, fmt.Errorf("may the worker push: %w", err)
+	}
+	return r, r.makeTree(ctx)
+}
+
+// look reads which branch is the base and where the remote branch is.
+func (r *Repo) look(ctx context.Context) error {
+	out, err := r.remote(ctx, "ls-remote", "--symref", r.opts.URL, "HEAD", "refs/heads/"+r.opts.Branch)
+	if err != nil {
+		return err
+	}
+	r.base = r.opts.Base
+	for line := range strings.Lines(out) {
+		value, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		switch branch, symbolic := strings.CutPrefix(value, "ref: refs/heads/"); {
+		case symbolic && r.base == "":
+			r.base = branch
+		case name == "refs/heads/"+r.opts.Branch:
+			r.seen = value
+		}
+	}
+	if r.base == "" {
+		return fmt.Errorf("repository %s has no commit to start from", r.opts.URL)
+	}
+	return nil
+}
+
+func (r *Repo) findStart(ctx context.Context) error {
+	from, err := r.commit(ctx, "refs/heads/"+r.base)
+	if err != nil {
+		return fmt.Errorf("base branch %s is not in %s: %w", r.base, r.opts.URL, err)
+	}
+	r.from, r.start = from, from
+	if r.seen != "" {
+		r.start, err = r.commit(ctx, "refs/heads/"+r.opts.Branch)
+	}
+	return err
+}
+
+func (r *Repo) makeTree(ctx context.Context) error {
+	if _, err := r.git(ctx, "symbolic-ref", "HEAD", "refs/heads/"+r.base); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"clone", "--quiet", "--no-checkout", r.gitDir(), r.opts.Tree},
+		{"-C", r.opts.Tree, "remote", "set-url", "origin", r.opts.URL},
+		{"-C", r.opts.Tree, "checkout", "--quiet", "--no-track", "-B", r.opts.Branch, r.start},
+	} {
+		if _, err := r.run(ctx, r.environ(), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Base returns the branch the work starts from.
+func (r *Repo) Base() string { return r.base }
+
+// Pushed returns the commit the remote branch was last seen at, empty if it is not there.
+func (r *Repo) Pushed() string { return r.seen }
+
+// Mark changes whenever the agent may have made a commit. It costs three small reads.
+func (r *Repo) Mark() string {
+	dir := filepath.Join(r.opts.Tree, ".git")
+	head, _ := os.ReadFile(filepath.Join(dir, "HEAD")) // absent: the agent tampers, and the last push tells
+	mark := string(head)
+	names := []string{"refs/heads/" + r.opts.Branch}
+	if name, ok := strings.CutPrefix(strings.TrimSpace(mark), "ref: "); ok && filepath.IsLocal(name) {
+		names = append(names, name)
+	}
+	for _, name := range names {
+		value, _ := os.ReadFile(filepath.Join(dir, name)) // absent: packed, then the next commit unpacks it
+		mark += string(value)
+	}
+	return mark
+}
+
+// Tip fetches the agent's commits and returns the newest of the item: the HEAD
+// of the tree where it descends from the branch (an agent may have made a branch
+// of its own), and else the branch.
+func (r *Repo) Tip(ctx context.Context) (string, error) {
+	const head, own = "refs/drover/head", "refs/drover/branch"
+	branch := "refs/heads/" + r.opts.Branch
+	out, err := r.git(ctx, "ls-remote", r.opts.Tree, "HEAD", branch)
+	if err != nil {
+		return "", err
+	}
+	found := map[string]string{}
+	fetch := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", r.opts.Tree}
+	for line := range strings.Lines(out) {
+		sha, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		if to, wanted := map[string]string{"HEAD": head, branch: own}[name]; wanted { // git matches refs/remotes/origin/HEAD, too
+			found[name] = sha
+			fetch = append(fetch, "+"+name+":"+to)
+		}
+	}
+	if len(found) == 0 {
+		return r.start, nil
+	}
+	if _, err := r.git(ctx, fetch...); err != nil {
+		return "", err
+	}
+	tip := r.start
+	for _, sha := range []string{found[branch], found["HEAD"]} {
+		if sha != "" && sha != tip && r.descends(ctx, sha, tip) {
+			tip = sha
+		}
+	}
+	if tip == r.start && found[branch] != "" {
+		tip = found[branch] // rewritten: the push will tell
+	}
+	return tip, nil
+}
+
+func (r *Repo) descends(ctx context.Context, sha, ancestor string) bool {
+	_, err := r.git(ctx, "merge-base", "--is-ancestor", ancestor, sha)
+	return err == nil
+}
+
+// Push pushes the agent's commits and returns the newest. Without any commit
+// nothing is pushed. It never forces: where the remote branch has commits that
+// the agent's lack, it returns ErrRejected.
+func (r *Repo) Push(ctx context.Context) (string, error) {
+	tip, err := r.Tip(ctx)
+	if err != nil {
+		return "", err
+	}
+	if tip == r.seen || (r.seen == "" && tip == r.from) {
+		return tip, nil
+	}
+	if _, err := r.remote(ctx, "push", "--porcelain", r.opts.URL, tip+":refs/heads/"+r.opts.Branch); err != nil {
+		return tip, err
+	}
+	r.seen = tip
+	return tip, nil
+}
+
+// Remote reads back where the remote branch is; empty if it is not there.
+func (r *Repo) Remote(ctx context.Context) (string, error) {
+	out, err := r.remote(ctx, "ls-remote", r.opts.URL, "refs/heads/"+r.opts.Branch)
+	if err != nil {
+		return "", err
+	}
+	sha, _, _ := strings.Cut(out, "\t")
+	r.seen = sha
+	return sha, nil
+}
+
+// Changes returns the scope of the work from the base to a commit.
+func (r *Repo) Changes(ctx context.Context, commit string) (work.Changes, error) {
+	var c work.Changes
+	out, err := r.git(ctx, "rev-list", "--count", r.from+".."+commit)
+	if err != nil {
+		return c, err
+	}
+	c.Commits, _ = strconv.Atoi(strings.TrimSpace(out))
+	out, err = r.git(ctx, "diff", "--numstat", r.from+"..."+commit)
+	if err != nil {
+		return c, err
+	}
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		added, _ := strconv.Atoi(fields[0]) // "-" for a binary file
+		removed, _ := strconv.Atoi(fields[1])
+		c.Files++
+		c.Added += added
+		c.Removed += removed
+	}
+	return c, nil
+}
+
+// RequestPull returns the text of git request-pull for the pushed branch.
+func (r *Repo) RequestPull(ctx context.Context, commit string) (string, error) {
+	return r.remote(ctx, "request-pull", r.from, r.opts.URL, commit+":refs/heads/"+r.opts.Branch)
+}
+
+func (r *Repo) commit(ctx context.Context, ref string) (string, error) {
+	out, err := r.git(ctx, "rev-parse", "--verify", "--quiet", ref+"^{commit}")
+	return strings.TrimSpace(out), err
+}

@@ -1,0 +1,173 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"drover/internal/work"
+	"drover/internal/worker/agent"
+)
+
+const (
+	// progressInterval is the time between two writes of progress where nothing important happened.
+	progressInterval = 5 * time.Second
+	// textInterval is how long a heartbeat's text stays the same within an
+	// iteration: where a Consul agent passes on every changed text, each is a write.
+	textInterval = 5 * time.Second
+)
+
+// journal knows how far the attempt has come, and stores it. It may be used concurrently.
+type journal struct {
+	claim Claim
+	limit int // of iterations
+	began time.Time
+	log   hclog.Logger
+	now   chan struct{} // buffered: something is worth storing at once
+
+	saving sync.Mutex // so that no older progress is stored over newer
+
+	mu     sync.Mutex
+	p      work.Progress
+	before work.Tokens // spent by earlier attempts
+	dirty  bool
+	text   string
+	said   time.Time // when text was made
+}
+
+func newJournal(claim Claim, e work.Envelope, allocation string, log hclog.Logger) *journal {
+	return &journal{
+		claim: claim, limit: e.Spec.Limits.MaxIterations, began: time.Now(), log: log.Named("progress"), now: make(chan struct{}, 1),
+		p: work.Progress{
+			Attempt: e.Attempt, Allocation: allocation, Phase: work.PhasePreparing,
+			Iteration: e.Resume.Iteration, Tokens: e.Resume.Tokens,
+		},
+		before: e.Resume.Tokens,
+	}
+}
+
+// run stores progress until ctx ends.
+func (j *journal) run(ctx context.Context) {
+	tick := time.NewTicker(progressInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-j.now:
+		case <-tick.C:
+		}
+		if err := j.save(ctx); err != nil && ctx.Err() == nil {
+			j.log.Warn("not stored, trying again", "error", err)
+		}
+	}
+}
+
+// save stores the progress unless it is stored.
+func (j *journal) save(ctx context.Context) error {
+	j.saving.Lock()
+	defer j.saving.Unlock()
+	j.mu.Lock()
+	p, dirty := j.p, j.dirty
+	j.dirty = false
+	j.mu.Unlock()
+	if !dirty {
+		return nil
+	}
+	p.At = time.Now().UTC()
+	err := j.claim.SaveProgress(ctx, p)
+	if err != nil {
+		j.mu.Lock()
+		j.dirty = true
+		j.mu.Unlock()
+	}
+	return err
+}
+
+// update changes the progress; what is important is stored and shown at once.
+func (j *journal) update(important bool, change func(*work.Progress)) {
+	j.mu.Lock()
+	change(&j.p)
+	j.dirty = true
+	if important {
+		j.said = time.Time{}
+	}
+	j.mu.Unlock()
+	if important {
+		select {
+		case j.now <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (j *journal) phase(phase work.Phase) {
+	j.update(true, func(p *work.Progress) { p.Phase, p.LastTool = phase, "" })
+}
+
+func (j *journal) pushed(commit string) {
+	j.update(true, func(p *work.Progress) { p.Commit = commit })
+}
+
+// iteration takes note of an iteration and reports whether it is within the limit.
+func (j *journal) iteration(n int) bool {
+	if j.limit > 0 && n > j.limit {
+		return false
+	}
+	j.update(true, func(p *work.Progress) { p.Iteration = max(p.Iteration, n) })
+	return true
+}
+
+func (j *journal) tool(e agent.Event) {
+	tool := e.Name
+	if e.Detail != "" {
+		tool += " " + e.Detail
+	}
+	const limit = 200
+	if r := []rune(tool); len(r) > limit {
+		tool = string(r[:limit-1]) + "…"
+	}
+	j.update(false, func(p *work.Progress) { p.LastTool = tool })
+}
+
+func (j *journal) tokens(run work.Tokens) {
+	j.update(false, func(p *work.Progress) {
+		p.Tokens = work.Tokens{In: max(p.Tokens.In, j.before.In+run.In), Out: max(p.Tokens.Out, j.before.Out+run.Out)}
+	})
+}
+
+// progress returns how far the attempt has come.
+func (j *journal) progress() work.Progress {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.p
+}
+
+// beatText is what a heartbeat shows, as in
+// "iteration 3/20 · Edit internal/x.go · 41k/9k tokens · 2m10s".
+func (j *journal) beatText() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if time.Since(j.said) < textInterval {
+		return j.text
+	}
+	p := j.p
+	doing := string(p.Phase)
+	if p.LastTool != "" {
+		doing = p.LastTool
+	}
+	j.said = time.Now()
+	j.text = fmt.Sprintf("iteration %d/%d · %s · %s/%s tokens · %s",
+		p.Iteration, j.limit, doing, thousands(p.Tokens.In), thousands(p.Tokens.Out), time.Since(j.began).Round(time.Second))
+	return j.text
+}
+
+func thousands(n int64) string {
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%dk", n/1000)
+}

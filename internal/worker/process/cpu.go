@@ -1,0 +1,105 @@
+package process
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	cpuInterval = time.Second
+	// cpuTicks is how much CPU time in an interval is a sign of life: 5 % of a
+	// core. An idle event loop or a spinner of a hung agent takes about 1 %, any
+	// build or test run far more. A tick is 10 ms, on every Linux.
+	cpuTicks = 5
+)
+
+// watchCPU calls alive whenever the tree below pid has used CPU time, until ended is closed.
+func watchCPU(pid int, ended <-chan struct{}, alive func()) {
+	tick := time.NewTicker(cpuInterval)
+	defer tick.Stop()
+	before := treeTicks("/proc", pid)
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		now := treeTicks("/proc", pid)
+		if now >= before+cpuTicks {
+			alive()
+		}
+		before = now
+	}
+}
+
+// stat is what /proc/<pid>/stat tells about a process.
+type stat struct {
+	parent, group int
+	ticks         uint64 // of CPU time, with that of children waited for
+}
+
+// treeTicks is the CPU time of pid, of everything below it, and of its process group.
+func treeTicks(proc string, pid int) uint64 {
+	stats := map[int]stat{}
+	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
+	for _, dir := range dirs {
+		data, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		id, _ := strconv.Atoi(filepath.Base(dir))
+		if s, ok := parseStat(string(data)); ok {
+			stats[id] = s
+		}
+	}
+	var total uint64
+	for id, s := range stats {
+		if s.group == pid || below(stats, id, pid) {
+			total += s.ticks
+		}
+	}
+	return total
+}
+
+func below(stats map[int]stat, id, ancestor int) bool {
+	for range stats {
+		if id == ancestor {
+			return true
+		}
+		s, ok := stats[id]
+		if !ok {
+			return false
+		}
+		id = s.parent
+	}
+	return false
+}
+
+// parseStat reads a line of /proc/<pid>/stat; see proc(5) for its fields.
+func parseStat(line string) (stat, bool) {
+	_, rest, ok := cutLast(line, ") ") // a name may hold anything, also ")"
+	fields := strings.Fields(rest)
+	const state, ppid, pgrp, utime, cstime = 0, 1, 2, 11, 14
+	if !ok || len(fields) <= cstime || fields[state] == "" {
+		return stat{}, false
+	}
+	var s stat
+	s.parent, _ = strconv.Atoi(fields[ppid])
+	s.group, _ = strconv.Atoi(fields[pgrp])
+	for _, field := range fields[utime : cstime+1] {
+		n, _ := strconv.ParseUint(field, 10, 64)
+		s.ticks += n
+	}
+	return s, true
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}

@@ -1,0 +1,192 @@
+package pullrequest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/go-github/v75/github"
+
+	"drover/internal/work"
+)
+
+const (
+	tries = 5
+	// maxWait bounds the wait for a forge that says when to come back. It is
+	// short of any heartbeat TTL, because a waiting worker gives no sign of life.
+	maxWait = 8 * time.Second
+)
+
+// forge is one repository of GitHub.
+type forge struct {
+	Request
+	client      *github.Client
+	owner, name string
+}
+
+func (r Request) gitHub(ctx context.Context) (work.PullRequest, error) {
+	f, err := r.open()
+	if err != nil {
+		return work.PullRequest{}, err
+	}
+	pr, err := f.findOrCreate(ctx)
+	if err != nil {
+		return work.PullRequest{}, fmt.Errorf("pull request for %s in %s/%s: %w", r.Branch, f.owner, f.name, err)
+	}
+	made := work.PullRequest{Status: work.PRCreated, URL: pr.GetHTMLURL(), Number: pr.GetNumber()}
+	return made, f.decorate(ctx, pr.GetNumber())
+}
+
+func (r Request) open() (*forge, error) {
+	owner, name, err := ownerAndName(r.Spec.Repository)
+	if err != nil {
+		return nil, err
+	}
+	if r.Token == "" {
+		return nil, errors.New("no token for the forge: set DROVER_FORGE_TOKEN or DROVER_GIT_TOKEN for the workers")
+	}
+	client := github.NewClient(r.HTTPClient).WithAuthToken(r.Token)
+	client.DisableRateLimitCheck = true // the wait is decided here
+	if r.Spec.PR.APIURL != "" {
+		base, err := url.Parse(strings.TrimSuffix(r.Spec.PR.APIURL, "/") + "/")
+		if err != nil {
+			return nil, fmt.Errorf("pull_request.api_url: %v: %w", err, work.ErrInvalid)
+		}
+		client.BaseURL = base
+	}
+	return &forge{Request: r, client: client, owner: owner, name: name}, nil
+}
+
+// ownerAndName reads owner and name from a repository's URL: its last two path elements.
+func ownerAndName(repository string) (owner, name string, err error) {
+	path := repository
+	if u, err := url.Parse(repository); err == nil && u.Scheme != "" {
+		path = u.Path
+	} else if _, after, ok := strings.Cut(repository, ":"); ok {
+		path = after // git@host:owner/name.git
+	}
+	parts := strings.Split(strings.Trim(strings.TrimSuffix(path, ".git"), "/"), "/")
+	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
+		return "", "", fmt.Errorf("repository %s names no owner and repository: %w", work.RedactURL(repository), work.ErrInvalid)
+	}
+	return parts[0], parts[1], nil
+}
+
+// findOrCreate looks before every try to create: one that failed may have worked.
+func (f *forge) findOrCreate(ctx context.Context) (*github.PullRequest, error) {
+	var pr *github.PullRequest
+	err := f.retry(ctx, func() error {
+		found, err := f.find(ctx)
+		if err != nil || found != nil {
+			pr = found
+			return err
+		}
+		pr, _, err = f.client.PullRequests.Create(ctx, f.owner, f.name, &github.NewPullRequest{
+			Title: github.Ptr(f.title()), Head: github.Ptr(f.Branch), Base: github.Ptr(f.Base), Body: github.Ptr(f.body()),
+		})
+		if status(err) != http.StatusUnprocessableEntity {
+			return err
+		}
+		if found, lookErr := f.find(ctx); lookErr == nil && found != nil {
+			pr, err = found, nil
+		}
+		return err
+	})
+	return pr, err
+}
+
+// find returns the branch's pull request: an open one, or else the newest.
+func (f *forge) find(ctx context.Context) (*github.PullRequest, error) {
+	list, _, err := f.client.PullRequests.List(ctx, f.owner, f.name, &github.PullRequestListOptions{
+		State: "all", Head: f.owner + ":" + f.Branch, Sort: "created", Direction: "desc",
+	})
+	if err != nil {
+		return nil, err
+	}
+	var found *github.PullRequest
+	for _, pr := range list {
+		switch {
+		case pr.GetHead().GetRef() != f.Branch: // a forge that does not know the filter lists all
+		case pr.GetState() == "open":
+			return pr, nil
+		case found == nil:
+			found = pr
+		}
+	}
+	return found, nil
+}
+
+// decorate adds labels and reviewers. The pull request is there whatever becomes of them.
+func (f *forge) decorate(ctx context.Context, number int) error {
+	var errs []error
+	if labels := f.Spec.PR.Labels; len(labels) > 0 {
+		err := f.retry(ctx, func() error {
+			_, _, err := f.client.Issues.AddLabelsToIssue(ctx, f.owner, f.name, number, labels)
+			return err
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("labels: %w", err))
+		}
+	}
+	if reviewers := f.Spec.PR.Reviewers; len(reviewers) > 0 {
+		err := f.retry(ctx, func() error {
+			_, _, err := f.client.PullRequests.RequestReviewers(ctx, f.owner, f.name, number, github.ReviewersRequest{Reviewers: reviewers})
+			return err
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reviewers: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// retry calls until it succeeds, fails for good, or has been tried often enough.
+func (f *forge) retry(ctx context.Context, call func() error) error {
+	for try := 1; ; try++ {
+		f.Alive()
+		err := call()
+		wait, again := f.wait(err, try)
+		if err == nil || !again || try == tries {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
+
+// wait tells whether a failed call may be repeated, and after how long. A limit
+// that resets later than maxWait fails the pull request, which is made another time.
+func (f *forge) wait(err error, try int) (time.Duration, bool) {
+	wait := min(f.Backoff<<(try-1), maxWait)
+	var limit *github.RateLimitError
+	var abuse *github.AbuseRateLimitError
+	switch code := status(err); {
+	case errors.As(err, &limit):
+		wait = max(wait, time.Until(limit.Rate.Reset.Time))
+	case errors.As(err, &abuse):
+		wait = max(wait, cmp.Or(abuse.GetRetryAfter(), wait))
+	case code == 0, code >= http.StatusInternalServerError, code == http.StatusTooManyRequests:
+	default:
+		return 0, false
+	}
+	return wait, wait <= maxWait
+}
+
+// status is the HTTP status of an answer that was an error, 0 where there was no answer.
+func status(err error) int {
+	var answer *github.ErrorResponse
+	if errors.As(err, &answer) && answer.Response != nil {
+		return answer.Response.StatusCode
+	}
+	return 0
+}

@@ -1,0 +1,77 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"drover/internal/worker/gitrepo"
+)
+
+const (
+	pushTries      = 5
+	pushBackoff    = time.Second // doubled after each try
+	maxPushBackoff = 8 * time.Second
+)
+
+// pushCommits pushes every commit as it is made, until ctx ends.
+func (w *worker) pushCommits(ctx context.Context) {
+	tick := time.NewTicker(pushCheck)
+	defer tick.Stop()
+	pushed, backoff := "", pushBackoff // the agent may have committed before the first look
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		mark := w.repo.Mark()
+		if mark == pushed {
+			continue
+		}
+		_, err := w.push(ctx)
+		switch {
+		case err == nil, errors.Is(err, gitrepo.ErrRejected), errors.Is(err, gitrepo.ErrAuth):
+			pushed, backoff = mark, pushBackoff // what was refused is tried again with the next commit
+		case pause(ctx, backoff) != nil:
+			return
+		default:
+			backoff = min(2*backoff, maxPushBackoff)
+		}
+		if err != nil && ctx.Err() == nil {
+			w.log.Warn("commit not pushed", "error", err)
+		}
+	}
+}
+
+// persistently calls the remote again where that may help.
+func (w *worker) persistently(ctx context.Context, call func() error) error {
+	backoff := pushBackoff
+	for try := 1; ; try++ {
+		err := call()
+		if err == nil || try == pushTries || errors.Is(err, gitrepo.ErrRejected) || errors.Is(err, gitrepo.ErrAuth) {
+			return err
+		}
+		w.log.Warn("remote did not answer well, trying again", "error", err)
+		if stopped := pause(ctx, backoff); stopped != nil {
+			return errors.Join(err, stopped)
+		}
+		backoff = min(2*backoff, maxPushBackoff)
+	}
+}
+
+// push pushes the agent's commits, unless the attempt is not the worker's any more.
+func (w *worker) push(ctx context.Context) (string, error) {
+	w.pushing.Lock()
+	defer w.pushing.Unlock()
+	if err := w.heart.hold(ctx); err != nil {
+		return "", err
+	}
+	before := w.repo.Pushed()
+	commit, err := w.repo.Push(ctx)
+	if err == nil && commit != before && w.repo.Pushed() == commit {
+		w.journal.pushed(commit)
+		w.log.Info("pushed", "commit", commit, "branch", w.envelope.Branch)
+	}
+	return commit, err
+}

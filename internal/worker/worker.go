@@ -1,0 +1,251 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"drover/internal/work"
+	"drover/internal/worker/gitrepo"
+	"drover/internal/worker/memory"
+	"drover/internal/worker/process"
+	"drover/internal/worker/redact"
+)
+
+// Bounds of what a worker still does after SIGTERM. Together they stay below the
+// job's kill_timeout of 20 s.
+const (
+	stopGrace      = 5 * time.Second // of the agent
+	stopPush       = 8 * time.Second
+	stopSave       = 2 * time.Second
+	releaseTimeout = 3 * time.Second
+	fenceGrace     = 500 * time.Millisecond // of the agent, once the hold is lost
+)
+
+const (
+	// claimPatience is how long a starting worker waits for a Consul that does not answer.
+	claimPatience = 2 * time.Minute
+	retryPause    = time.Second
+	// pushCheck is how often the tree is looked at for new commits.
+	pushCheck = 250 * time.Millisecond
+)
+
+// ErrStopped says that the worker was told to end, by SIGTERM.
+var ErrStopped = errors.New("stopped by a signal")
+
+var errTimeout = errors.New("the attempt's time is up")
+
+// Options of a worker.
+type Options struct {
+	Payload    string // path of the envelope
+	Allocation string // id
+	Dir        string // for the clone and the worker's own files
+	Environ    []string
+	Stdout     io.Writer // gets the agent's output, redacted
+	Stderr     io.Writer
+	Redactor   *redact.Redactor
+	Logger     hclog.Logger
+	// Open opens the store that keeps its keys below a prefix.
+	Open func(prefix string) (Store, error)
+}
+
+// Run runs one attempt. It returns nil once the attempt's result is reported,
+// and when the attempt is another allocation's: then it has done nothing. Every
+// error ends the container with a status other than 0.
+func Run(ctx context.Context, opts Options) error {
+	envelope, store, err := opts.load(ctx)
+	if err != nil {
+		return err
+	}
+	log := opts.Logger.With("item", envelope.Item, "attempt", envelope.Attempt.Number())
+	claimed := time.Now()
+	var claim Claim
+	err = persist(ctx, claimPatience, log, func() error {
+		claimed = time.Now()
+		claim, err = store.Claim(ctx, envelope, opts.Allocation)
+		return err
+	})
+	if errors.Is(err, work.ErrClaimed) {
+		log.Warn("nothing to do", "reason", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	log.Info("attempt claimed", "alloc", opts.Allocation)
+	return newWorker(opts, envelope, claim, log).run(ctx, claimed)
+}
+
+// load reads the envelope, and opens the store it names.
+func (o Options) load(ctx context.Context) (work.Envelope, Store, error) {
+	var e work.Envelope
+	data, err := os.ReadFile(o.Payload)
+	if err != nil {
+		return e, nil, fmt.Errorf("read the dispatch payload: %w", err)
+	}
+	if err := json.Unmarshal(data, &e); err != nil {
+		return e, nil, fmt.Errorf("read the dispatch payload: %v: %w", err, work.ErrInvalid)
+	}
+	if _, err := work.ParseAttemptID(string(e.Attempt)); err != nil {
+		return e, nil, fmt.Errorf("read the dispatch payload: %w", err)
+	}
+	store, err := o.Open(e.KVPrefix)
+	if err != nil {
+		return e, nil, err
+	}
+	if e.Reference {
+		err = persist(ctx, claimPatience, o.Logger, func() error {
+			e, err = store.Envelope(ctx, e.Attempt)
+			return err
+		})
+	}
+	if e.Branch == "" {
+		e.Branch = work.Branch(e.Item)
+	}
+	e.Spec = e.Spec.WithDefaults(work.NewDefaults())
+	return e, store, err
+}
+
+// persist repeats a call whose failure may pass, for at most patience.
+func persist(ctx context.Context, patience time.Duration, log hclog.Logger, call func() error) error {
+	for deadline := time.Now().Add(patience); ; {
+		err := call()
+		passing := errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrUnknownOutcome)
+		if err == nil || !passing || time.Now().After(deadline) {
+			return err
+		}
+		log.Warn("trying again", "error", err)
+		if stopped := pause(ctx, retryPause); stopped != nil {
+			return errors.Join(err, stopped)
+		}
+	}
+}
+
+// worker runs the one attempt that it has claimed.
+type worker struct {
+	Options
+	envelope work.Envelope
+	claim    Claim
+	log      hclog.Logger
+	env      map[string]string
+	began    time.Time
+	memory   *memory.Group // nil where the kernel does not tell
+	journal  *journal
+	heart    *heart
+	repo     *gitrepo.Repo // nil until it is open
+	pushing  sync.Mutex    // guards repo
+
+	killsBefore int // for memory, in the worker's control group when it began
+}
+
+func newWorker(opts Options, e work.Envelope, claim Claim, log hclog.Logger) *worker {
+	w := &worker{Options: opts, envelope: e, claim: claim, log: log, env: map[string]string{}, began: time.Now().UTC()}
+	for _, pair := range opts.Environ {
+		name, value, _ := strings.Cut(pair, "=")
+		w.env[name] = value
+	}
+	group, err := memory.Open()
+	if err != nil {
+		log.Warn("memory is not watched", "error", err)
+	}
+	w.memory = group
+	w.killsBefore = w.kills()
+	w.journal = newJournal(claim, e, opts.Allocation, log)
+	return w
+}
+
+// run runs the attempt, and gives the claim up whatever became of it.
+func (w *worker) run(told context.Context, claimed time.Time) (err error) {
+	hold, lose := context.WithCancelCause(context.WithoutCancel(told))
+	ctx, stop := context.WithCancelCause(hold)
+	defer context.AfterFunc(told, func() { stop(ErrStopped) })()
+	w.heart = newHeart(w.claim, w.envelope.Spec.Limits.HeartbeatTTL.Std(), claimed, w.journal.beatText, lose, w.log)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { w.heart.run(hold) })
+	tasks.Go(func() { w.journal.run(hold) })
+	defer func() {
+		stop(nil)
+		lose(nil)
+		tasks.Wait()
+		w.release()
+	}()
+	w.heart.touch()
+	result, err := w.attempt(ctx, hold)
+	if err != nil {
+		return err
+	}
+	return w.report(hold, result)
+}
+
+// report stores the result: for as long as the attempt is the worker's.
+func (w *worker) report(hold context.Context, result work.Result) error {
+	for {
+		w.heart.touch()
+		err := w.claim.Report(hold, result)
+		if err == nil {
+			w.log.Info("attempt reported", "reason", result.Reason, "detail", result.Detail, "commit", result.RemoteCommit)
+			return nil
+		}
+		if errors.Is(err, work.ErrConflict) || errors.Is(err, work.ErrInvalid) {
+			return err
+		}
+		w.log.Warn("result not stored, trying again", "error", err)
+		if lost := pause(hold, retryPause); lost != nil {
+			return errors.Join(err, lost)
+		}
+	}
+}
+
+func (w *worker) release() {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
+	if err := w.claim.Release(ctx); err != nil {
+		w.log.Warn("could not leave cleanly, the TTL will", "error", err)
+	}
+}
+
+// open makes the clone.
+func (w *worker) open(ctx context.Context) error {
+	repo, err := gitrepo.Open(ctx, gitrepo.Options{
+		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch,
+		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
+		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
+		Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
+	})
+	if err == nil {
+		w.repo = repo
+	}
+	return err
+}
+
+// kills counts what the kernel killed for memory in the worker's control group.
+// Without counters, such a kill looks like any other.
+func (w *worker) kills() int {
+	usage, _ := w.memory.Usage()
+	return usage.OOMKills
+}
+
+// stream returns a writer whose lines, free of secrets and bounded, go to line and then to to.
+func (w *worker) stream(to io.Writer, line func(string)) (out io.Writer, flush func()) {
+	lines := &process.Lines{Line: func(text string) {
+		line(text)
+		_, _ = io.WriteString(to, text+"\n") // nobody reads: no reason to stop the agent
+	}}
+	redacted := w.Redactor.Writer(lines)
+	return redacted, func() {
+		_ = redacted.Flush() // as above
+		lines.Flush()
+	}
+}
+
+func (w *worker) tree() string { return filepath.Join(w.Dir, "tree") }
+func (w *worker) home() string { return filepath.Join(w.Dir, "home") }

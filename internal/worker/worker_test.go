@@ -1,0 +1,490 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"drover/internal/testkit"
+	"drover/internal/testkit/gittest"
+	"drover/internal/work"
+	"drover/internal/worker"
+)
+
+// open lets a script's gate pass.
+func (b *bench) open(gate string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.dir, "work", "home", gate), nil, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func TestEachCommitIsPushedAsItIsMade(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `
+		commit one; gate first
+		commit two; gate second
+		commit three
+		echo '{"type":"iteration","n":2}'
+		echo '{"type":"tool","name":"Edit","detail":"work.txt"}'
+		echo '{"type":"tokens","in":1200,"out":300}'`)
+	b.envelope.Spec.Test.Command = "test -s work.txt && echo 'ok 1 - there' && echo 'not ok 2 - later # TODO'"
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	b.wantLog("one")
+	b.open("first")
+	b.eventuallyPushed(2)
+	b.wantLog("one", "two")
+	b.open("second")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	b.wantLog("one", "two", "three")
+	r := b.reported()
+	head := b.git.Head(repo, b.envelope.Branch)
+	if r.Reason != work.ReasonCompleted || !r.Proven() || r.RemoteCommit != head || r.Allocation != alloc {
+		t.Errorf("result %+v, want completed at %s", r, head)
+	}
+	if r.Iteration != 2 || r.Tokens != (work.Tokens{In: 1200, Out: 300}) {
+		t.Errorf("iteration %d, tokens %+v", r.Iteration, r.Tokens)
+	}
+	if r.Changes != (work.Changes{Commits: 3, Files: 1, Added: 3}) {
+		t.Errorf("changes %+v", r.Changes)
+	}
+	if r.Test.Status != work.TestPassed || r.Test.Passed != 1 {
+		t.Errorf("test %+v", r.Test)
+	}
+	if r.PR.Status != work.PRCreated || !strings.Contains(r.PR.Body, b.envelope.Branch) || r.PR.Title != "Do the work." {
+		t.Errorf("pull request %+v", r.PR)
+	}
+	p, err := b.client.Progress(t.Context(), b.envelope.Attempt)
+	if err != nil || p == nil || p.Finished == nil || p.Commit != head || p.Phase != work.PhasePublish {
+		t.Errorf("progress %+v, %v", p, err)
+	}
+	b.wantNothingLeft()
+}
+
+func TestAgentsExitSaysTheReason(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		script string
+		reason work.Reason
+		says   string
+	}{
+		"stuck":            {"commit one; exit 1", work.ReasonStuck, "exit code 1"},
+		"max iterations":   {"commit one; exit 2", work.ReasonMaxIterations, "exit code 2"},
+		"agent error":      {"commit one; exit 7", work.ReasonAgentError, "exit code 7"},
+		"signal":           {"commit one; kill -KILL $$", work.ReasonCrashed, "signal 9"},
+		"beyond the limit": {`commit one; echo '{"type":"iteration","n":21}'; sleep 60`, work.ReasonMaxIterations, "iteration 20"},
+		"rate limited": {`commit one; echo '{"type":"error","code":"rate_limited","retry_at":"2030-01-02T03:04:05Z","message":"quota is used up"}'; exit 3`,
+			work.ReasonRateLimited, "quota is used up"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, c.script)
+			r := b.result()
+			if r.Reason != c.reason || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s: %s; want %s and %q", r.Reason, r.Detail, c.reason, c.says)
+			}
+			b.wantLog("one")
+			if r.RemoteCommit != b.git.Head(repo, b.envelope.Branch) || r.PR.Status != work.PRNone {
+				t.Errorf("result %+v", r)
+			}
+			if c.reason == work.ReasonRateLimited && r.RetryAt.Year() != 2030 {
+				t.Errorf("retry at %s", r.RetryAt)
+			}
+			b.wantNothingLeft()
+		})
+	}
+}
+
+func TestAgentSeesItsTaskAndNoSecretOfTheWorker(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `
+		task=$(cat); [ "$task" = "$(cat "$DROVER_TASK_FILE")" ]
+		env >env.txt; echo "$task" >task.txt
+		cat .git/config >config.txt
+		git add -A; git commit -q -m all
+		echo "the key is $AGENT_API_KEY"`)
+	b.envelope.Resume = work.Resume{Iteration: 4, LastReason: work.ReasonCrashed}
+	b.environ = append(b.environ, "NOMAD_META_traceparent=00-trace")
+	b.result()
+	env := b.file("env.txt")
+	for _, want := range []string{
+		"DROVER_ITEM=" + b.envelope.Item, "DROVER_ATTEMPT=1", "DROVER_ITERATION=4", "DROVER_LAST_REASON=crashed",
+		"TRACEPARENT=00-trace", "AGENT_API_KEY=agent-secret-key", "HOME=" + filepath.Join(b.dir, "work", "home"),
+	} {
+		if !strings.Contains(env, want+"\n") {
+			t.Errorf("the agent's environment lacks %s:\n%s", want, env)
+		}
+	}
+	for _, name := range []string{"CONSUL", "NOMAD", "DROVER_GIT", password} {
+		if strings.Contains(env+b.file("config.txt"), name) {
+			t.Errorf("the agent sees %s", name)
+		}
+	}
+	if task := strings.TrimSpace(b.file("task.txt")); task != b.envelope.Spec.Task {
+		t.Errorf("task %q", task)
+	}
+	if out := b.out.String(); !strings.Contains(out, "the key is [redacted]") {
+		t.Errorf("output %s", out)
+	}
+}
+
+func (b *bench) file(path string) string {
+	b.t.Helper()
+	text, err := b.git.File(repo, b.envelope.Branch, path)
+	if err != nil {
+		b.t.Fatalf("%v\n%s", err, b.out)
+	}
+	return text
+}
+
+func TestSecretIsWrittenNowhere(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `
+		printf 'half agent-secr'; sleep 0.1; printf 'et-key half\n'
+		echo '{"type":"tool","name":"Bash","detail":"curl agent-secret-key"}'
+		echo "err agent-secret-key" >&2
+		commit one; gate on
+		echo '{"type":"error","code":"x","message":"agent-secret-key is wrong"}'
+		exit 3`)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	pairs, _, err := b.api.KV().List("test/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := b.out.String()
+	for _, pair := range pairs {
+		all += string(pair.Value)
+	}
+	for _, secret := range []string{"agent-secret-key", password, "consul-secret-token", "nomad-secret-token"} {
+		if strings.Contains(all, secret) {
+			t.Errorf("%s is in\n%s", secret, all)
+		}
+	}
+	if strings.Count(all, "[redacted]") < 4 {
+		t.Errorf("less redacted than written:\n%s", all)
+	}
+}
+
+func TestNextAttemptGoesOnFromTheBranch(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; kill -KILL $$`)
+	b.result()
+	b.nextAttempt(`[ "$(cat work.txt)" = one ]; commit two`)
+	b.envelope.Resume = work.Resume{Iteration: 1, Tokens: work.Tokens{In: 10, Out: 5}, LastReason: work.ReasonCrashed}
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || r.Iteration != 2 || r.Changes.Commits != 2 || r.Tokens.In != 10 {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one", "two")
+}
+
+// nextAttempt makes the bench one of the item's next attempt, in a container of its own.
+func (b *bench) nextAttempt(script string) {
+	b.envelope.Attempt = work.NewAttemptID(b.envelope.Item, b.envelope.Attempt.Number()+1)
+	b.envelope.Spec.Command = []string{"sh", "-c", "set -eu\n" + functions + script}
+	b.dir = b.t.TempDir()
+}
+
+func TestFinishedWorkIsOnlyPublished(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one`)
+	finished := b.result()
+	head := b.git.Head(repo, b.envelope.Branch)
+	finished.PR = work.PullRequest{}
+	b.nextAttempt(`commit never`)
+	b.envelope.Resume.Finished = &finished
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || !r.Proven() || r.Commit != head || r.PR.Status != work.PRCreated || r.Attempt != b.envelope.Attempt {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one")
+}
+
+func TestFinishedWorkIsDoneAnewWhereTheBranchIsElsewhere(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one`)
+	b.envelope.Resume.Finished = &work.Result{Reason: work.ReasonCompleted, Commit: "abc", RemoteCommit: "abc"}
+	if r := b.result(); r.Reason != work.ReasonCompleted || r.RemoteCommit != b.git.Head(repo, b.envelope.Branch) {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one")
+}
+
+func TestWorkWithoutACommitNeedsNoBranch(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `echo nothing to do`)
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || !r.Proven() || r.PR.Status != work.PRNone {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog()
+}
+
+func TestSecondAllocationDoesNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; gate on`)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	twin := *b
+	twin.alloc, twin.dir = "ffffffff-0000-0000-0000-000000000000", t.TempDir()
+	if err := twin.run(); err != nil {
+		t.Errorf("the second allocation: %v", err)
+	}
+	if checks := b.checks(); len(checks) != 1 {
+		t.Errorf("checks %v, want the first allocation's", checks)
+	}
+	if _, err := os.Stat(filepath.Join(twin.dir, "work")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the second allocation worked: %v", err)
+	}
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reported(); r.Allocation != alloc {
+		t.Errorf("result of %s", r.Allocation)
+	}
+}
+
+func TestEnvelopeByReferenceIsReadFromTheStore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one`)
+	whole := b.envelope
+	b.putEnvelope(whole)
+	b.envelope = whole.Referenced()
+	if r := b.result(); r.Reason != work.ReasonCompleted {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one")
+}
+
+func TestBadCredentialsEndTheAttemptBeforeAnyWork(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ environ, says string }{
+		"wrong": {"DROVER_GIT_TOKEN=wrong-password", "check that DROVER_GIT_TOKEN is valid"},
+		"none":  {"DROVER_GIT_TOKEN=", "they have no credentials"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, `touch "$HOME/ran"`)
+			b.environ = append(b.environ, c.environ)
+			r := b.result()
+			if r.Reason != work.ReasonGitAuthFailed || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s: %s", r.Reason, r.Detail)
+			}
+			if _, err := os.Stat(filepath.Join(b.dir, "work", "home", "ran")); err == nil {
+				t.Error("the agent ran")
+			}
+		})
+	}
+}
+
+func TestWhatCannotStartSaysWhy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*work.Spec)
+		says   string
+	}{
+		"no command":  {func(s *work.Spec) { s.Command = nil }, "no agent command is configured"},
+		"no program":  {func(s *work.Spec) { s.Command = []string{"no-such-agent"} }, "no-such-agent"},
+		"no base":     {func(s *work.Spec) { s.Base = "nowhere" }, "base branch nowhere"},
+		"unreachable": {func(s *work.Spec) { s.Repository = "http://127.0.0.1:1/x.git" }, "connect"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, ``)
+			c.change(&b.envelope.Spec)
+			if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s: %s; want %q", r.Reason, r.Detail, c.says)
+			}
+		})
+	}
+}
+
+func TestTimeoutStopsTheAgentAndKeepsItsCommits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)
+	b.envelope.Spec.Limits.Timeout = work.Duration(3 * time.Second)
+	r := b.result()
+	if r.Reason != work.ReasonTimeout || !strings.Contains(r.Detail, "3s") {
+		t.Errorf("%s: %s", r.Reason, r.Detail)
+	}
+	b.wantLog("one")
+}
+
+func TestStopPushesTheLastCommits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `trap 'commit last; exit 143' TERM; commit one; echo ready; while :; do sleep 0.1; done`)
+	ctx, stop := context.WithCancel(t.Context())
+	wait := b.start(ctx)
+	b.eventuallySaid("ready")
+	stop()
+	if err := wait(); !errors.Is(err, worker.ErrStopped) {
+		t.Errorf("the worker ended with %v", err)
+	}
+	b.wantLog("one", "last")
+	b.wantNoResult()
+	p, err := b.client.Progress(t.Context(), b.envelope.Attempt)
+	if err != nil || p == nil || p.Commit != b.git.Head(repo, b.envelope.Branch) {
+		t.Errorf("progress %+v, %v", p, err)
+	}
+	b.wantNothingLeft()
+}
+
+func TestFailedPushesAreRepeated(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `gate on; commit one`)
+	wait := b.start(t.Context())
+	b.eventuallySaid("waiting")
+	b.git.FailPushes(2)
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reported(); !r.Proven() || r.Changes.Commits != 1 {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one")
+}
+
+func TestAgentsOwnBranchAndHooksChangeNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `
+		mkdir hooks; printf '#!/bin/sh\nexit 1\n' >hooks/pre-push; chmod +x hooks/pre-push
+		git config core.hooksPath "$PWD/hooks"; git remote set-url origin http://127.0.0.1:1/elsewhere.git
+		git config credential.helper '!touch "$HOME/asked"'
+		git checkout -q -b mine; commit one`)
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || !r.Proven() {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one")
+	if branches := fmt.Sprint(b.git.Branches(repo)); branches != fmt.Sprint([]string{b.envelope.Branch, gittest.Branch}) {
+		t.Errorf("branches %s", branches)
+	}
+	if _, err := os.Stat(filepath.Join(b.dir, "work", "home", "asked")); err == nil {
+		t.Error("the agent's credential helper was asked")
+	}
+}
+
+func TestBranchMovedBySomeoneElseIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `gate on; git checkout -q --orphan other; commit rewritten; git branch -f "$(git for-each-ref --format='%(refname:lstrip=2)' refs/heads/drover)" HEAD`)
+	first := *b
+	first.envelope.Spec.Command = []string{"sh", "-c", functions + "commit one"}
+	first.result()
+	head := b.git.Head(repo, b.envelope.Branch)
+	b.dir = t.TempDir()
+	b.envelope.Attempt = work.NewAttemptID(b.envelope.Item, 2)
+	wait := b.start(t.Context())
+	b.eventuallySaid("waiting")
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	r := b.reported()
+	if r.Reason != work.ReasonCrashed || !strings.Contains(r.Detail, "rejected") {
+		t.Errorf("%s: %s", r.Reason, r.Detail)
+	}
+	if now := b.git.Head(repo, b.envelope.Branch); now != head {
+		t.Errorf("the branch went from %s to %s", head, now)
+	}
+}
+
+func TestHungAgentGivesNoHeartbeat(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; sleep 600`)
+	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(3 * time.Second)
+	ctx, stop := context.WithCancel(t.Context())
+	wait := b.start(ctx)
+	b.eventuallyPushed(1)
+	testkit.Eventually(t, patience, func() error {
+		for _, check := range b.checks() {
+			if check.Status == "critical" {
+				return nil
+			}
+		}
+		return fmt.Errorf("not critical: %v", b.checks())
+	})
+	b.wantNoResult()
+	stop()
+	if err := wait(); err == nil {
+		t.Error("a worker whose session is gone ended well")
+	}
+}
+
+func TestBusyAgentIsAliveWithoutAWord(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `end=$(($(date +%s) + 7)); while [ "$(date +%s)" -lt "$end" ]; do :; done; commit one`)
+	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(3 * time.Second)
+	if r := b.result(); r.Reason != work.ReasonCompleted {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one")
+}
+
+func TestWorkerWithoutConsulFencesItself(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; gate on; commit two; echo made; while :; do sleep 0.1; echo working; done`)
+	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(3 * time.Second)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	b.git.Pause() // the push of the next commit has no answer before the fence falls
+	b.line.set(true)
+	b.open("on")
+	err := wait()
+	b.line.set(false)
+	b.git.Resume()
+	if !errors.Is(err, work.ErrSessionLost) || !strings.Contains(err.Error(), "nothing more is pushed") {
+		t.Errorf("the worker ended with %v", err)
+	}
+	b.wantLog("one")
+	b.wantNoResult()
+}
+
+func TestConsulAwayForLessThanTheTTLIsSurvived(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; gate on; commit two`)
+	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(20 * time.Second)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	b.line.set(true)
+	b.eventuallySaid("heartbeat not taken")
+	b.line.set(false)
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	b.wantLog("one", "two")
+	b.wantNothingLeft()
+}
+
+func TestLostSessionStopsTheAgent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	claim, _, err := b.client.Claim(t.Context(), b.envelope.Attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.api.Session().Destroy(claim.Session, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(); !errors.Is(err, work.ErrSessionLost) {
+		t.Errorf("the worker ended with %v", err)
+	}
+	b.wantNoResult()
+}
