@@ -7,21 +7,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/go-retryablehttp"
 
+	"drover/internal/httpretry"
 	"drover/internal/work"
-)
-
-// Retries of a call that may be repeated: about 3 s in all, well below any TTL.
-const (
-	retryMax     = 4
-	retryWaitMin = 100 * time.Millisecond
-	retryWaitMax = 2 * time.Second
 )
 
 // Client speaks to one Consul agent. It keeps two clients: one repeats failed
@@ -64,7 +56,7 @@ func Open(opts Options) (*Client, error) {
 		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
 	}
 	if c.once, err = newAPI(*cfg, &http.Client{Transport: base}); err == nil {
-		c.repeat, err = newAPI(*cfg, repeating(base))
+		c.repeat, err = newAPI(*cfg, httpretry.Client(base))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
@@ -102,16 +94,6 @@ func transport(cfg *api.Config, given http.RoundTripper) (http.RoundTripper, err
 func newAPI(cfg api.Config, client *http.Client) (*api.Client, error) {
 	cfg.HttpClient = client
 	return api.NewClient(&cfg)
-}
-
-func repeating(base http.RoundTripper) *http.Client {
-	rc := retryablehttp.NewClient()
-	rc.HTTPClient = &http.Client{Transport: base}
-	rc.RetryMax, rc.RetryWaitMin, rc.RetryWaitMax = retryMax, retryWaitMin, retryWaitMax
-	rc.Logger = nil
-	rc.Backoff = retryablehttp.LinearJitterBackoff
-	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler
-	return rc.StandardClient()
 }
 
 // classify translates an error of consul/api at the border. What was refused is

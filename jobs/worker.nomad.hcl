@@ -84,8 +84,7 @@ job "drover-worker" {
 
   parameterized {
     payload       = "optional"
-    meta_required = ["item", "attempt"]
-    meta_optional = ["traceparent"]
+    meta_optional = ["item", "attempt", "traceparent"]
   }
 
   group "worker" {

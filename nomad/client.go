@@ -2,6 +2,7 @@ package nomad
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -13,17 +14,10 @@ import (
 
 	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/go-retryablehttp"
 	"github.com/hashicorp/nomad/api"
 
+	"drover/internal/httpretry"
 	"drover/internal/work"
-)
-
-// Retries of a call that may be repeated.
-const (
-	retryMax     = 3
-	retryWaitMin = 100 * time.Millisecond
-	retryWaitMax = 2 * time.Second
 )
 
 // callTimeout bounds one call that is not a stream.
@@ -81,6 +75,7 @@ func Open(opts Options) (*Client, error) {
 	if base == nil {
 		t := cleanhttp.DefaultPooledTransport()
 		t.MaxIdleConnsPerHost = 32
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12} // ConfigureTLS fills it in
 		client := &http.Client{Transport: t}
 		if err := api.ConfigureTLS(client, cfg.TLSConfig); err != nil {
 			return nil, fmt.Errorf("nomad TLS: %v: %w", err, work.ErrInvalid)
@@ -90,7 +85,8 @@ func Open(opts Options) (*Client, error) {
 	c := &Client{job: opts.Job.withDefaults(), log: opts.Logger.Named("nomad"), parents: map[string]bool{}}
 	var err error
 	if c.once, err = newAPI(*cfg, &http.Client{Transport: base}); err == nil {
-		c.repeat, err = newAPI(*cfg, repeating(base))
+		// Nomad answers 500 to requests that can never succeed.
+		c.repeat, err = newAPI(*cfg, httpretry.Client(base, http.StatusInternalServerError))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("nomad address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
@@ -101,24 +97,6 @@ func Open(opts Options) (*Client, error) {
 func newAPI(cfg api.Config, client *http.Client) (*api.Client, error) {
 	cfg.HttpClient, cfg.TLSConfig = client, nil
 	return api.NewClient(&cfg)
-}
-
-// repeating retries what went wrong underway. Nomad answers 500 to requests
-// that can never succeed, so a 500 is not repeated.
-func repeating(base http.RoundTripper) *http.Client {
-	rc := retryablehttp.NewClient()
-	rc.HTTPClient = &http.Client{Transport: base}
-	rc.RetryMax, rc.RetryWaitMin, rc.RetryWaitMax = retryMax, retryWaitMin, retryWaitMax
-	rc.Logger = nil
-	rc.Backoff = retryablehttp.LinearJitterBackoff
-	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler
-	rc.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
-		if resp != nil && resp.StatusCode == http.StatusInternalServerError {
-			return false, nil
-		}
-		return retryablehttp.DefaultRetryPolicy(ctx, resp, err)
-	}
-	return rc.StandardClient()
 }
 
 func (c *Client) readOpts(ctx context.Context) *api.QueryOptions {
@@ -135,7 +113,7 @@ func (c *Client) writeOpts(ctx context.Context) *api.WriteOptions {
 // most of them with status 500.
 var permanent = []string{
 	"Payload exceeds maximum size", "unpermitted metadata keys", "required meta keys", "priority must be between",
-	"Permission denied", "validation failed", "Error parsing job", "is not a parameterized job",
+	"Permission denied", "validation failed", "is not a parameterized job",
 }
 
 // gone are texts that say the parent job has to be registered (again).

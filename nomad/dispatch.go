@@ -82,13 +82,29 @@ func (c *Client) verify(ctx context.Context, a work.AttemptID, child string) (st
 }
 
 // attemptOf reads the attempt from a child's id:
-// <parent>/dispatch-<item>.<number>-<unix seconds>-<random>.
-func attemptOf(child string) (work.AttemptID, bool) {
+// <parent>/dispatch-<item>.<number>-<unix seconds>-<random>. A child that was
+// dispatched by hand is named without one, and byHand is true.
+func attemptOf(child string) (a work.AttemptID, byHand bool) {
 	_, rest, ok := strings.Cut(child, childMark)
 	if !ok {
 		return "", false
 	}
 	name, _, _ := strings.Cut(rest, "-")
-	a, err := work.ParseAttemptID(name)
+	if a, err := work.ParseAttemptID(name); err == nil {
+		return a, false
+	}
+	a, err := work.HandDispatched(child)
 	return a, err == nil
+}
+
+// Payload returns what a child was dispatched with.
+// It returns work.ErrNotFound and work.ErrUnavailable.
+func (c *Client) Payload(ctx context.Context, child string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	job, _, err := c.repeat.Jobs().Info(child, c.readOpts(ctx))
+	if err != nil {
+		return nil, classify("read child "+child, false, err)
+	}
+	return job.Payload, nil
 }

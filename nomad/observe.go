@@ -32,8 +32,7 @@ func (c *Client) list(ctx context.Context) ([]*api.JobListStub, error) {
 }
 
 // Children returns every child of the worker jobs with its allocations, and the
-// index from which Watch goes on. A child that was not dispatched by drover has
-// no attempt. It returns work.ErrUnavailable.
+// index from which Watch goes on. It returns work.ErrUnavailable.
 func (c *Client) Children(ctx context.Context) ([]work.Child, uint64, error) {
 	allocs, index, err := c.allocations(ctx)
 	if err != nil {
@@ -52,7 +51,7 @@ func (c *Client) Children(ctx context.Context) ([]work.Child, uint64, error) {
 			ID: job.ID, Parent: job.ParentID, Status: job.Status, Stopped: job.Stop,
 			Submitted: time.Unix(0, job.SubmitTime), Allocations: allocs[job.ID],
 		}
-		child.Attempt, _ = attemptOf(job.ID)
+		child.Attempt, child.ByHand = attemptOf(job.ID)
 		if job.Status == "pending" {
 			if child.Blocked, err = c.blocked(ctx, job.ID); err != nil {
 				return nil, 0, err
@@ -77,7 +76,7 @@ func (c *Client) Child(ctx context.Context, id string) (work.Child, error) {
 		return work.Child{}, classify("read allocations of child "+id, false, err)
 	}
 	child := work.Child{ID: id}
-	child.Attempt, _ = attemptOf(id)
+	child.Attempt, child.ByHand = attemptOf(id)
 	if job.ParentID != nil && job.Status != nil && job.Stop != nil {
 		child.Parent, child.Status, child.Stopped = *job.ParentID, *job.Status, *job.Stop
 	}

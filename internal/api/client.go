@@ -14,19 +14,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
-	"github.com/hashicorp/go-retryablehttp"
 
 	"drover/internal/control"
+	"drover/internal/httpretry"
 	"drover/internal/work"
 )
 
 // Retries of a call that may be repeated: a few seconds, in which another
-// server can take the lead.
-const (
-	retryMax     = 3
-	retryWaitMin = 200 * time.Millisecond
-	retryWaitMax = 2 * time.Second
-)
 
 // maxAnswerBytes bounds what a client reads.
 const maxAnswerBytes = 512 << 20
@@ -77,22 +71,10 @@ func NewClient(opts ClientOptions) (*Client, error) {
 		t.TLSClientConfig = settings
 		transport = t
 	}
-	return &Client{base: base, token: opts.Token, once: &http.Client{Transport: transport}, repeat: repeating(transport)}, nil
-}
-
-func repeating(transport http.RoundTripper) *http.Client {
-	rc := retryablehttp.NewClient()
-	rc.HTTPClient = &http.Client{Transport: transport}
-	rc.RetryMax, rc.RetryWaitMin, rc.RetryWaitMax = retryMax, retryWaitMin, retryWaitMax
-	rc.Logger = nil
-	rc.ErrorHandler = retryablehttp.PassthroughErrorHandler
-	rc.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
-		if resp != nil && resp.StatusCode == http.StatusInternalServerError {
-			return false, nil // drover's own fault, which a repetition meets again
-		}
-		return retryablehttp.DefaultRetryPolicy(ctx, resp, err)
-	}
-	return rc.StandardClient()
+	return &Client{
+		base: base, token: opts.Token, once: &http.Client{Transport: transport},
+		repeat: httpretry.Client(transport, http.StatusInternalServerError), // drover's own fault, which a repetition meets again
+	}, nil
 }
 
 // Address returns the URL of the server.

@@ -24,7 +24,7 @@ var parseCases = []nomadCase{
 		same(t, "restart attempts", *job.TaskGroups[0].RestartPolicy.Attempts, 0)
 		same(t, "reschedule attempts", *job.TaskGroups[0].ReschedulePolicy.Attempts, 0)
 		same(t, "replace", *job.TaskGroups[0].Disconnect.Replace, false)
-		same(t, "required meta", strings.Join(job.ParameterizedJob.MetaRequired, " "), "item attempt")
+		same(t, "optional meta", strings.Join(job.ParameterizedJob.MetaOptional, " "), "item attempt traceparent")
 		same(t, "payload file", task.DispatchPayload.File, "item.json")
 		same(t, "template changes", *task.Templates[0].ChangeMode, "noop")
 	}},

@@ -290,6 +290,9 @@ func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, 
 	if err == nil {
 		err = json.Unmarshal(data, &r.envelope)
 	}
+	if err == nil && r.envelope.Attempt == "" {
+		r.envelope.Attempt, err = work.HandDispatched(task.JobID)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +306,11 @@ func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, 
 	s.started[r.envelope.Attempt]++
 	s.mu.Unlock()
 	p := &process{exit: make(chan nomadd.Exit, 1), signals: r.signals}
-	go func() { p.exit <- s.task(r) }()
+	go func() {
+		exit := nomadd.Exit{Code: 70} // should the test fail in the task
+		defer func() { p.exit <- exit }()
+		exit = s.task(r)
+	}()
 	return p, nil
 }
 

@@ -30,11 +30,9 @@ func (o *Orchestrator) eventLoop(ctx context.Context) error {
 
 // observe takes note of an allocation.
 func (o *Orchestrator) observe(ctx context.Context, a work.Allocation) {
-	if a.Attempt == "" {
-		return // reconcile reports children that are not ours
-	}
 	e := o.entry(a.Attempt.Item())
 	if e == nil {
+		o.lookAtUnknown(a.Child)
 		return
 	}
 	current := e.item.Load().Current()
@@ -49,6 +47,15 @@ func (o *Orchestrator) observe(ctx context.Context, a work.Allocation) {
 		o.conclude(ctx, e, a.Attempt, a.Ending())
 	case a.Running() && current.State == work.AttemptStarting:
 		o.start(ctx, e, a)
+	}
+}
+
+// lookAtUnknown has a child that no item knows looked at soon, to be adopted or reported.
+func (o *Orchestrator) lookAtUnknown(child string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.reported[child] {
+		nudge(o.look)
 	}
 }
 

@@ -184,12 +184,7 @@ func TestChildStoppedOrPurgedByHandIsNoticed(t *testing.T) {
 			s := c.start(faults{})
 			id := c.submit(s, 1)[0]
 			running := c.await(id, inState(work.StateInProgress))
-			client, err := nomadapi.NewClient(&nomadapi.Config{Address: c.nomadURL})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.Close()
-			if _, _, err := client.Jobs().Deregister(running.Current().Child, purge, nil); err != nil {
+			if _, _, err := c.nomad().Jobs().Deregister(running.Current().Child, purge, nil); err != nil {
 				t.Fatal(err)
 			}
 			item := c.await(id, inState(work.StateCompleted))
@@ -197,6 +192,76 @@ func TestChildStoppedOrPurgedByHandIsNoticed(t *testing.T) {
 				t.Fatalf("%s: %s", item.Attempts[0].Reason, item.Attempts[0].Detail)
 			}
 		})
+	}
+}
+
+// nomad returns a client of the embedded Nomad, as a person's CLI would use it.
+func (c *cluster) nomad() *nomadapi.Client {
+	c.t.Helper()
+	client, err := nomadapi.NewClient(&nomadapi.Config{Address: c.nomadURL})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(client.Close)
+	return client
+}
+
+func TestChildDispatchedByHandIsAdopted(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Item != "" {
+			return succeed(r) // dispatched by drover
+		}
+		testkit.Eventually(t, patience, func() error {
+			pair, _, err := r.consul.KV().Get(r.prefix+"envelopes/"+string(r.envelope.Attempt), nil)
+			if err != nil || pair == nil {
+				return fmt.Errorf("no envelope for %s yet: %v", r.envelope.Attempt, err)
+			}
+			return nil
+		})
+		return succeed(r)
+	})
+	s := c.start(faults{})
+	c.await(c.submit(s, 1)[0], inState(work.StateCompleted)) // registers the worker job
+	payload := []byte(`{"repository":"https://git.example.org/a/b.git","task":"by hand"}`)
+	resp, _, err := c.nomad().Jobs().Dispatch("drover-worker", nil, payload, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := work.HandDispatched(resp.DispatchedJobID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	item := c.await(a.Item(), inState(work.StateCompleted))
+	if len(item.Attempts) != 1 || !item.Attempts[0].Adopted || item.Attempts[0].Child != resp.DispatchedJobID || item.Spec.Task != "by hand" {
+		t.Fatalf("%+v", item)
+	}
+	c.clean()
+}
+
+func TestChildThatCannotBeAdoptedIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Item == "" {
+			return untilKilled(r)
+		}
+		return succeed(r)
+	})
+	s := c.start(faults{})
+	c.await(c.submit(s, 1)[0], inState(work.StateCompleted))
+	resp, _, err := c.nomad().Jobs().Dispatch("drover-worker", nil, []byte(`{"what":"ever"}`), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.await(c.submit(s, 1)[0], inState(work.StateCompleted)) // the server has looked around since
+	s.stop()
+	c.start(faults{})
+	job, _, err := c.nomad().Jobs().Info(resp.DispatchedJobID, nil)
+	if err != nil || *job.Status != "running" {
+		t.Fatalf("%v %v", job, err)
+	}
+	if _, _, err := c.nomad().Jobs().Deregister(resp.DispatchedJobID, true, nil); err != nil {
+		t.Fatal(err)
 	}
 }
 

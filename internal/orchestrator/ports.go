@@ -45,6 +45,8 @@ type Cluster interface {
 	Children(ctx context.Context) ([]work.Child, uint64, error)
 	// Child returns one, or work.ErrNotFound.
 	Child(ctx context.Context, id string) (work.Child, error)
+	// Payload returns what a child was dispatched with, or work.ErrNotFound.
+	Payload(ctx context.Context, child string) ([]byte, error)
 	// Watch calls seen, one call at a time, until the stream ends; it always
 	// returns an error.
 	Watch(ctx context.Context, index uint64, seen func(work.Allocation)) error

@@ -82,14 +82,17 @@ func (o *Orchestrator) reconcile(ctx context.Context) error {
 // compare acts on one child.
 func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map[work.AttemptID]string) {
 	e := o.entry(child.Attempt.Item())
-	if child.Attempt == "" || e == nil {
-		o.reportUnknown(child)
+	if e == nil && child.ByHand {
+		e = o.adopt(ctx, child)
+	}
+	if e == nil {
+		o.reportUnknown(child, "it belongs to no item that is stored here")
 		return
 	}
 	attempt := e.item.Load().Attempt(child.Attempt.Number())
 	switch {
 	case attempt == nil:
-		o.reportUnknown(child)
+		o.reportUnknown(child, "its item has no such attempt")
 		return
 	case attempt.Child != "" && attempt.Child != child.ID:
 		o.log.Warn("a twin of an attempt's child is stopped", "attempt", child.Attempt, "child", attempt.Child, "twin", child.ID)
@@ -168,13 +171,14 @@ func (o *Orchestrator) resend(ctx context.Context, e *entry, a work.AttemptID) {
 	o.complain("attempt not dispatched", a, o.send(ctx, e))
 }
 
-func (o *Orchestrator) reportUnknown(child work.Child) {
+// reportUnknown says once that a child is left alone, and why.
+func (o *Orchestrator) reportUnknown(child work.Child, why string) {
 	o.mu.Lock()
 	known := o.reported[child.ID]
 	o.reported[child.ID] = true
 	o.mu.Unlock()
 	if !known {
-		o.log.Warn("a child of the worker job was not dispatched by drover and is left alone", "child", child.ID, "status", child.Status)
+		o.log.Warn("a child of the worker job is left alone", "child", child.ID, "status", child.Status, "why", why)
 	}
 }
 

@@ -89,3 +89,21 @@ func TestIDsAreValidAndSortByTime(t *testing.T) {
 		}
 	}
 }
+
+func TestHandDispatchedChildHasOneAttemptOfItsOwn(t *testing.T) {
+	const child = "drover-worker/dispatch-1763948000-0a1b2c3d"
+	a, err := work.HandDispatched(child)
+	again, _ := work.HandDispatched(child)
+	other, _ := work.HandDispatched("drover-worker/dispatch-1763948000-0a1b2c3e")
+	if err != nil || a != again || a == other || a.Number() != 1 || !work.ValidID(a.Item()) {
+		t.Fatalf("%s %s %s %v", a, again, other, err)
+	}
+	if prefixed, err := work.HandDispatched("drover-worker/dispatch-nightly-run-1763948000-0a1b2c3d"); err != nil || prefixed == a {
+		t.Fatalf("%s %v", prefixed, err)
+	}
+	for _, bad := range []string{"drover-worker", "drover-worker/dispatch-x", ""} {
+		if _, err := work.HandDispatched(bad); !errors.Is(err, work.ErrInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

@@ -1,8 +1,11 @@
 package work
 
 import (
+	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +56,31 @@ func (a AttemptID) Number() int {
 	_, number, _ := strings.Cut(string(a), ".")
 	n, _ := strconv.Atoi(number)
 	return n
+}
+
+// dispatchedName is how Nomad ends the id of a dispatched job: unix seconds and
+// a random part.
+var dispatchedName = regexp.MustCompile(`/dispatch-(?:.*-)?([0-9]{9,11})-[0-9a-f]{8}$`)
+
+// HandDispatched returns the attempt that a child dispatched by hand is adopted
+// as. It comes from the child's name alone, so that the server and the worker in
+// the child agree on it without a word.
+// It returns ErrInvalid for a name that Nomad does not give.
+func HandDispatched(child string) (AttemptID, error) {
+	match := dispatchedName.FindStringSubmatch(child)
+	if match == nil {
+		return "", fmt.Errorf("%q is not the name of a dispatched job: %w", child, ErrInvalid)
+	}
+	seconds, err := strconv.ParseUint(match[1], 10, 64)
+	if err != nil {
+		return "", fmt.Errorf("%q: %v: %w", child, err, ErrInvalid)
+	}
+	sum := sha256.Sum256([]byte(child))
+	id, err := ulid.New(seconds*1000, bytes.NewReader(sum[:]))
+	if err != nil {
+		return "", fmt.Errorf("%q: %v: %w", child, err, ErrInvalid)
+	}
+	return NewAttemptID(strings.ToLower(id.String()), 1), nil
 }
 
 // Branch returns the name of the branch an item's work is pushed to. It comes

@@ -9,11 +9,12 @@ import (
 
 // Child is what Nomad says about the dispatched job of one attempt.
 type Child struct {
-	ID          string // job id
-	Parent      string // job id of the parameterized job
-	Attempt     AttemptID
-	Status      string // pending, running or dead
-	Stopped     bool   // deregistered by someone
+	ID          string    // job id
+	Parent      string    // job id of the parameterized job
+	Attempt     AttemptID // empty if its name has not the form Nomad gives
+	ByHand      bool      // dispatched by a person, not by drover
+	Status      string    // pending, running or dead
+	Stopped     bool      // deregistered by someone
 	Submitted   time.Time
 	Blocked     string // why it can't be placed, empty if it can
 	Allocations []Allocation
