@@ -75,6 +75,8 @@ func nomadAgent(binary, dir, consul string, http int, others []int) (*agent, err
 	return startAgent("nomad", dir, binary, "agent", "-dev", "-log-level=WARN", "-config="+file)
 }
 
+// startAgent runs an agent whose temporary files are below dir: a Nomad in dev
+// mode leaves some behind.
 func startAgent(name, dir, binary string, args ...string) (*agent, error) {
 	a := &agent{name: name, log: filepath.Join(dir, name+".log"), exited: make(chan struct{})}
 	log, err := os.Create(a.log)
@@ -83,7 +85,7 @@ func startAgent(name, dir, binary string, args ...string) (*agent, error) {
 	}
 	defer log.Close() // the process has its own
 	a.cmd = exec.Command(binary, args...)
-	a.cmd.Stdout, a.cmd.Stderr, a.cmd.Env = log, log, environment(os.Environ())
+	a.cmd.Stdout, a.cmd.Stderr, a.cmd.Env = log, log, append(environment(os.Environ()), "TMPDIR="+dir)
 	// An interrupt from the keyboard is for us, who end things in their order.
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := a.cmd.Start(); err != nil {
@@ -102,7 +104,8 @@ func environment(env []string) []string {
 	var kept []string
 	for _, pair := range env {
 		name, _, _ := strings.Cut(pair, "=")
-		if !strings.HasPrefix(name, "CONSUL_") && !strings.HasPrefix(name, "NOMAD_") && !strings.HasPrefix(name, "DROVER_") && name != "AWS_CA_BUNDLE" {
+		family, _, _ := strings.Cut(name, "_")
+		if name != "AWS_CA_BUNDLE" && family != "CONSUL" && family != "NOMAD" && family != "DROVER" {
 			kept = append(kept, pair)
 		}
 	}

@@ -76,10 +76,7 @@ func TestEmbeddedClusterStartsAndLeavesNothing(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
+	nothingIn(t, dir)
 }
 
 func TestClusterIsServedWhereItIsWanted(t *testing.T) {
@@ -104,10 +101,23 @@ func TestInstalledAgentsAreUsed(t *testing.T) {
 		testkit.SkipWithout(t, "nomad", "not on PATH")
 	}
 	t.Setenv("PATH", filepath.Dir(consul)+":"+filepath.Dir(nomad)+":/usr/bin:/bin:/usr/sbin:/sbin")
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
 	c := start(t, devcluster.Options{})
 	used(t, c)
 	if c.ConsulKind != "consul agent -dev" || c.NomadKind != "nomad agent -dev" {
 		t.Errorf("kinds %q and %q", c.ConsulKind, c.NomadKind)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	nothingIn(t, dir)
+}
+
+func nothingIn(t *testing.T, dir string) {
+	t.Helper()
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
