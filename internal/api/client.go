@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
 
@@ -19,8 +18,6 @@ import (
 	"drover/internal/httpretry"
 	"drover/internal/work"
 )
-
-// Retries of a call that may be repeated: a few seconds, in which another
 
 // maxAnswerBytes bounds what a client reads.
 const maxAnswerBytes = 512 << 20
