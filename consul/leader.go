@@ -220,7 +220,7 @@ func (t *Term) leave() {
 // Leader returns who leads.
 // It returns work.ErrNoLeader when nobody does, and work.ErrUnavailable.
 func (c *Client) Leader(ctx context.Context) (Leader, error) {
-	pair, _, err := c.repeat.KV().Get(c.Keys.Leader(), (&api.QueryOptions{}).WithContext(ctx))
+	pair, _, err := c.once.KV().Get(c.Keys.Leader(), (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		return Leader{}, classify("read the leader", false, err)
 	}

@@ -293,17 +293,18 @@ func TestHealth(t *testing.T) {
 	ready := func(reasons ...string) *fake {
 		return &fake{statusFunc: func() (control.Status, error) { return control.Status{NotReady: reasons}, nil }}
 	}
-	leader := func(address string, self bool) func() (string, bool) {
-		return func() (string, bool) { return address, self }
+	leader := func(self bool, err error) func(context.Context) (string, bool, error) {
+		return func(context.Context) (string, bool, error) { return "a", self, err }
 	}
 	for name, test := range map[string]struct {
 		opts api.Options
 		want int
 	}{
-		"leads":           {api.Options{Service: ready(), Leader: leader("a", true)}, http.StatusOK},
-		"leads, no nomad": {api.Options{Service: ready("nomad does not answer"), Leader: leader("a", true)}, http.StatusServiceUnavailable},
-		"follows":         {api.Options{Leader: leader("a", false)}, http.StatusOK},
-		"nobody leads":    {api.Options{Leader: leader("", false)}, http.StatusServiceUnavailable},
+		"leads":           {api.Options{Service: ready(), Leader: leader(true, nil)}, http.StatusOK},
+		"leads, no nomad": {api.Options{Service: ready("nomad does not answer"), Leader: leader(true, nil)}, http.StatusServiceUnavailable},
+		"follows":         {api.Options{Leader: leader(false, nil)}, http.StatusOK},
+		"nobody leads":    {api.Options{Leader: leader(false, work.ErrNoLeader)}, http.StatusServiceUnavailable},
+		"no consul":       {api.Options{Leader: leader(false, work.ErrUnavailable)}, http.StatusServiceUnavailable},
 	} {
 		recorder := httptest.NewRecorder()
 		api.NewHandler(test.opts).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/v1/health", nil))
@@ -328,7 +329,7 @@ func TestFollowersForwardToTheLeader(t *testing.T) {
 	defer leader.Close()
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	follower := serve(t, api.Options{Token: "t", Transport: transport, Leader: func() (string, bool) { return leader.URL, false }})
+	follower := serve(t, api.Options{Token: "t", Transport: transport, Leader: func(context.Context) (string, bool, error) { return leader.URL, false, nil }})
 
 	status, err := follower.Status(t.Context())
 	if err != nil || status.Leader != "one" {
@@ -349,7 +350,7 @@ func TestForwardingEnds(t *testing.T) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	var calls atomic.Int32
-	handler := api.NewHandler(api.Options{Transport: transport, Leader: func() (string, bool) { return address.Load().(string), false }})
+	handler := api.NewHandler(api.Options{Transport: transport, Leader: func(context.Context) (string, bool, error) { return address.Load().(string), false, nil }})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
 		handler.ServeHTTP(w, r)

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httputil"
@@ -15,19 +17,24 @@ import (
 // would play ball with it.
 const forwardedHeader = "X-Drover-Forwarded"
 
-var errNoLeader = fmt.Errorf("no server leads at the moment: an election is under way, or the servers do not reach Consul: %w", work.ErrNoLeader)
+var errNoLeader = fmt.Errorf("no server leads at the moment: an election is under way: %w", work.ErrNoLeader)
+
+// leaderKey is where a request's context holds the leader's address.
+type leaderKey struct{}
 
 // leads answers with next on the leader, and passes the request on elsewhere.
 func (h *handler) leads(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		address, self := h.Leader()
+		address, self, err := h.Leader(r.Context())
 		switch {
+		case err != nil && !errors.Is(err, work.ErrNoLeader):
+			writeProblem(w, fmt.Errorf("who leads is not known: %w", err))
 		case self:
 			next.ServeHTTP(w, r)
-		case address == "" || r.Header.Get(forwardedHeader) != "":
+		case err != nil || address == "" || r.Header.Get(forwardedHeader) != "":
 			writeProblem(w, errNoLeader)
 		default:
-			h.forward.ServeHTTP(w, r)
+			h.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), leaderKey{}, address)))
 		}
 	})
 }
@@ -35,7 +42,7 @@ func (h *handler) leads(next http.Handler) http.Handler {
 func (h *handler) forwarder() http.Handler {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
-			address, _ := h.Leader()
+			address, _ := r.In.Context().Value(leaderKey{}).(string)
 			r.SetURL(leaderURL(address))
 			r.SetXForwarded()
 			r.Out.Header.Set(forwardedHeader, "1")

@@ -34,9 +34,10 @@ const (
 // Options of a handler.
 type Options struct {
 	Service Service
-	// Leader says where the leader's API answers, empty if none leads, and
-	// whether that is this server. Nil means that this server always leads.
-	Leader func() (address string, self bool)
+	// Leader says where the leader's API answers, and whether that is this
+	// server. It returns work.ErrNoLeader when none leads, and
+	// work.ErrUnavailable. Nil means that this server always leads.
+	Leader func(ctx context.Context) (address string, self bool, err error)
 	// Token is what clients have to show; none is asked for if empty.
 	Token string
 	// Transport reaches the leader from a server that does not lead; http.DefaultTransport if nil.
@@ -58,7 +59,7 @@ func NewHandler(opts Options) http.Handler {
 		opts.Logger = hclog.NewNullLogger()
 	}
 	if opts.Leader == nil {
-		opts.Leader = func() (string, bool) { return "", true }
+		opts.Leader = func(context.Context) (string, bool, error) { return "", true, nil }
 	}
 	h := &handler{Options: opts}
 	h.forward = h.forwarder()
@@ -272,11 +273,11 @@ type Health struct {
 // health tells whether this server can answer calls: it leads and is ready, or
 // it knows who leads.
 func (h *handler) health(r *http.Request) (any, error) {
-	address, self := h.Leader()
+	_, self, err := h.Leader(r.Context())
+	if err != nil {
+		return nil, err
+	}
 	if !self {
-		if address == "" {
-			return nil, errNoLeader
-		}
 		return Health{Healthy: true}, nil
 	}
 	status, err := h.Service.Status(r.Context())

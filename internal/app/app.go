@@ -96,8 +96,11 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	}
 	url := cfg.URL()
 	s.address.Store(&url)
-	server := api.NewServer(api.NewHandler(s.apiOptions()))
-	var err error
+	options, err := s.apiOptions()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	server := api.NewServer(api.NewHandler(options))
 	if server.TLSConfig, err = clientCA(cfg.TLSCA); err != nil {
 		return errors.Join(err, listener.Close())
 	}

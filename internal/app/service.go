@@ -6,34 +6,44 @@ import (
 	"io"
 	"time"
 
+	"github.com/hashicorp/go-cleanhttp"
+
 	"drover/internal/api"
 	"drover/internal/control"
 	"drover/internal/orchestrator"
 	"drover/internal/work"
 )
 
-func (s *Server) apiOptions() api.Options {
-	return api.Options{
-		Service: service{s}, Token: string(s.opts.Config.HTTP.Token), Leader: s.leader, Logger: s.opts.Logger,
+// apiOptions has requests passed on to another leader over connections that
+// trust the CA which this server's clients are asked for.
+func (s *Server) apiOptions() (api.Options, error) {
+	cfg := s.opts.Config.HTTP
+	settings, err := api.TLS{CACert: cfg.TLSCA, Cert: cfg.TLSCert, Key: cfg.TLSKey}.Client()
+	if err != nil {
+		return api.Options{}, err
 	}
+	transport := cleanhttp.DefaultPooledTransport()
+	transport.TLSClientConfig = settings
+	return api.Options{
+		Service: service{s}, Token: string(cfg.Token), Leader: s.leader, Transport: transport, Logger: s.opts.Logger,
+	}, nil
 }
 
 // leaderTimeout bounds the question who leads.
 const leaderTimeout = 5 * time.Second
 
-// leader says where the leader's API answers, empty if none leads, and whether
-// that is this server.
-func (s *Server) leader() (string, bool) {
+// leader says where the leader's API answers, and whether that is this server.
+func (s *Server) leader(ctx context.Context) (string, bool, error) {
 	if s.leading.Load() != nil {
-		return *s.address.Load(), true
+		return *s.address.Load(), true, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), leaderTimeout)
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
 	leader, err := s.store.Leader(ctx)
-	if err != nil || leader.ID == s.id {
-		return "", false // nobody, or this server was elected a moment ago and is not at work yet
+	if err == nil && leader.ID == s.id {
+		err = work.ErrNoLeader // this server was elected a moment ago and is not at work yet
 	}
-	return leader.Address, false
+	return leader.Address, false, err
 }
 
 // service answers the API while this server leads.

@@ -158,7 +158,7 @@ type process struct {
 
 func (s *spine) start() *process {
 	s.t.Helper()
-	p := &process{cmd: exec.Command(filepath.Join(s.bin, "drover"), "server", "-config", s.config), log: &bytes.Buffer{}, done: make(chan error, 1)}
+	p := &process{cmd: exec.Command(filepath.Join(s.bin, "drover"), "server", "--config", s.config), log: &bytes.Buffer{}, done: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = append(os.Environ(), "DROVER_LOG_LEVEL=debug")
 	if err := p.cmd.Start(); err != nil {

@@ -411,3 +411,46 @@ func TestRepeatedSubmissionIsTheSameItem(t *testing.T) {
 		t.Fatalf("ran %d times", n)
 	}
 }
+
+// TestFollowEndsWithTheAttempt follows the output of a task that Nomad's own stream would follow for ever.
+func TestFollowEndsWithTheAttempt(t *testing.T) {
+	t.Parallel()
+	proceed := make(chan struct{})
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		fmt.Fprintln(r.stdout, "first")
+		<-proceed
+		fmt.Fprintln(r.stdout, "last")
+		return succeed(r)
+	})
+	s := c.start(faults{})
+	id := c.submit(s, 1)[0]
+	c.await(id, inState(work.StateInProgress))
+	var out, errs strings.Builder
+	done := make(chan error, 1)
+	go func() { done <- s.Follow(t.Context(), id, &out, &errs) }()
+	close(proceed)
+	if err := <-done; err != nil || out.String() != "first\nlast\n" {
+		t.Fatalf("%q %v", out.String(), err)
+	}
+	if err := s.Follow(t.Context(), id, &out, &errs); !errors.Is(err, work.ErrNotFound) {
+		t.Fatalf("following an attempt that has ended: %v", err)
+	}
+}
+
+// unreachable is a Nomad that does not answer.
+type unreachable struct{ orchestrator.Cluster }
+
+func (unreachable) Check(context.Context) error { return work.ErrUnavailable }
+
+func TestNothingIsStoredWhileNomadIsUnreachable(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{cluster: func(n orchestrator.Cluster) orchestrator.Cluster { return unreachable{n} }})
+	submission := control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x"}}
+	if _, err := s.Submit(t.Context(), []control.Submission{submission}); !errors.Is(err, work.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if keys, _, err := c.consul.KV().Keys(c.prefix+"items/", "", nil); err != nil || len(keys) != 0 {
+		t.Fatalf("%v %v", keys, err)
+	}
+}

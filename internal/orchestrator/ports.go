@@ -55,6 +55,8 @@ type Cluster interface {
 	Follow(ctx context.Context, allocation, stream string, bytes int, w io.Writer) error
 	// Stop ends a child; with purge it is removed too. Idempotent.
 	Stop(ctx context.Context, child string, purge bool) error
+	// Check returns work.ErrUnavailable unless Nomad answers and has a leader.
+	Check(ctx context.Context) error
 	// RemoveIdleRunners removes worker jobs of unusual resources that were
 	// registered before the time given and have no child left.
 	RemoveIdleRunners(ctx context.Context, before time.Time) error

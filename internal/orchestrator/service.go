@@ -49,6 +49,9 @@ func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submiss
 		}
 		items[i], fresh[i] = item, isNew
 	}
+	if err := o.reachable(ctx); err != nil {
+		return nil, err
+	}
 	var group errgroup.Group
 	group.SetLimit(submitChunk)
 	for i := range items {
@@ -57,6 +60,20 @@ func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submiss
 		}
 	}
 	return items, group.Wait()
+}
+
+// checkTimeout bounds the question whether Nomad answers.
+const checkTimeout = 3 * time.Second
+
+// reachable refuses new items while Nomad does not answer: who submits is to
+// know at once, and to find nothing stored.
+func (o *Orchestrator) reachable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if err := o.cluster.Check(ctx); err != nil {
+		return fmt.Errorf("nothing was stored: %w", err)
+	}
+	return nil
 }
 
 // admit checks one submission and returns the item it becomes, or the stored
@@ -246,9 +263,22 @@ func (o *Orchestrator) liveLogs(ctx context.Context, attempt *work.Attempt) (*wo
 	return logs, o.capture(ctx, child.Allocations[0], logs)
 }
 
+// Bounds of following an attempt's output: how often its end is looked for, and
+// how long its last lines may take to arrive.
+const (
+	followCheck = 500 * time.Millisecond
+	followTail  = 2 * time.Second
+)
+
+var errAttemptOver = errors.New("the attempt has ended")
+
 // Follow copies a running attempt's output as it comes, until the attempt ends.
 // It returns work.ErrNotFound when none runs, and what Logs returns.
 func (o *Orchestrator) Follow(ctx context.Context, id string, stdout, stderr io.Writer) error {
+	e, err := o.find(ctx, id)
+	if err != nil {
+		return err
+	}
 	attempt, err := o.attempt(ctx, id, 0)
 	if err != nil {
 		return err
@@ -256,12 +286,32 @@ func (o *Orchestrator) Follow(ctx context.Context, id string, stdout, stderr io.
 	if attempt.State != work.AttemptRunning {
 		return fmt.Errorf("attempt %s is %s, there is nothing to follow: %w", attempt.ID, attempt.State, work.ErrNotFound)
 	}
-	var group *errgroup.Group
-	group, ctx = errgroup.WithContext(ctx)
+	ctx, over := context.WithCancelCause(ctx)
+	defer over(nil)
+	var group errgroup.Group
+	group.Go(func() error { return o.endFollow(ctx, e, attempt.ID, over) })
 	for stream, to := range map[string]io.Writer{"stdout": stdout, "stderr": stderr} {
 		group.Go(func() error { return o.cluster.Follow(ctx, attempt.Allocation, stream, keptBytes, to) })
 	}
-	return group.Wait()
+	if err := group.Wait(); !errors.Is(context.Cause(ctx), errAttemptOver) {
+		return err
+	}
+	return nil
+}
+
+// endFollow ends what follows an attempt's output a moment after its end:
+// Nomad's own stream goes on after the task has died.
+func (o *Orchestrator) endFollow(ctx context.Context, e *entry, a work.AttemptID, over context.CancelCauseFunc) error {
+	for !e.item.Load().Attempt(a.Number()).State.Terminal() {
+		if err := pause(ctx, followCheck); err != nil {
+			return err
+		}
+	}
+	if err := pause(ctx, followTail); err != nil {
+		return err
+	}
+	over(errAttemptOver)
+	return nil
 }
 
 // Cancel ends an item for good, and its attempt if one is under way.

@@ -380,6 +380,8 @@ func (w *world) stop(id string, purge bool) {
 
 func (w *world) Payload(context.Context, string) ([]byte, error) { return nil, work.ErrNotFound }
 
+func (w *world) Check(context.Context) error { return w.read(&w.nomadDown, func() {}) }
+
 func (w *world) RemoveIdleRunners(context.Context, time.Time) error { return nil }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

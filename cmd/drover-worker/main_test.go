@@ -1,0 +1,251 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"drover/consul"
+	"drover/internal/devcluster/consuld"
+	"drover/internal/testkit"
+	"drover/internal/testkit/gittest"
+	"drover/internal/work"
+)
+
+const (
+	patience = 30 * time.Second
+	repo     = "project"
+	token    = "correct-horse-battery"
+)
+
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "drover-worker")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "drover-worker")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the worker: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// container is what a worker finds around it.
+type container struct {
+	t        *testing.T
+	git      *gittest.Server
+	client   *consul.Client
+	envelope work.Envelope
+	dir      string
+	env      []string
+	out      output
+}
+
+func newContainer(t *testing.T, script string) *container {
+	t.Helper()
+	server := consuld.New(consuld.Options{})
+	listener := httptest.NewServer(server)
+	t.Cleanup(func() { server.Close(); listener.Close() })
+	address := listener.Listener.Addr().String()
+	client, err := consul.Open(consul.Options{Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &container{t: t, git: gittest.New(t, gittest.Options{Username: "drover", Password: token}), client: client, dir: t.TempDir()}
+	if err := c.git.CreateRepo(repo, map[string]string{"README.md": "hello\n"}); err != nil {
+		t.Fatal(err)
+	}
+	item := work.NewID(time.Now())
+	c.envelope = work.Envelope{
+		Item: item, Attempt: work.NewAttemptID(item, 1), Branch: work.Branch(item),
+		Spec: work.Spec{Repository: c.git.URL(repo), Task: "x", Command: []string{"sh", "-c", script}}.WithDefaults(work.NewDefaults()),
+	}
+	c.env = []string{
+		"PATH=" + os.Getenv("PATH"), "NOMAD_TASK_DIR=" + c.dir, "NOMAD_ALLOC_ID=0a1b2c3d-0000-0000-0000-000000000000",
+		"CONSUL_HTTP_ADDR=" + address, "DROVER_GIT_USERNAME=drover", "DROVER_GIT_TOKEN=" + token,
+	}
+	return c
+}
+
+// command returns the worker's process; before are arguments of a program that starts it.
+func (c *container) command(before ...string) *exec.Cmd {
+	c.t.Helper()
+	payload, err := json.Marshal(c.envelope)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "item.json"), payload, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	args := append(before, binary)
+	cmd := exec.CommandContext(c.t.Context(), args[0], args[1:]...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = c.env, &c.out, &c.out
+	return cmd
+}
+
+func (c *container) result() work.Result {
+	c.t.Helper()
+	r, err := c.client.Result(c.t.Context(), c.envelope.Attempt)
+	if err != nil || r == nil {
+		c.t.Fatalf("no result: %v\n%s", err, &c.out)
+	}
+	return *r
+}
+
+func TestAttemptOfOneProcess(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t, `echo "I read $(tr '\0' ' ' </proc/$PPID/environ 2>&1)"; echo x >x; git add -A; git commit -qm one`)
+	if err := c.command().Run(); err != nil {
+		t.Fatalf("%v\n%s", err, &c.out)
+	}
+	if r := c.result(); r.Reason != work.ReasonCompleted || r.RemoteCommit != c.git.Head(repo, c.envelope.Branch) {
+		t.Errorf("result %+v", r)
+	}
+	if text := c.out.String(); strings.Contains(text, token) {
+		t.Errorf("the token is in\n%s", text)
+	}
+}
+
+func TestAgentCannotReadTheWorkersEnvironment(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() == 0 {
+		t.Skip("root reads everything")
+	}
+	c := newContainer(t, `! cat /proc/$PPID/environ`)
+	if err := c.command().Run(); err != nil {
+		t.Fatalf("%v\n%s", err, &c.out)
+	}
+	if r := c.result(); r.Reason != work.ReasonCompleted {
+		t.Errorf("result %+v\n%s", r, &c.out)
+	}
+}
+
+// TestFirstProcessOfAContainer runs the worker in a process namespace of its own, where the agent leaves orphans behind.
+func TestFirstProcessOfAContainer(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t, `for i in 1 2 3; do (sh -c 'sleep 0.2' & ); done; sleep 1; echo "zombies: $(grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l)"
+		echo ready; trap 'exit 9' TERM; while :; do sleep 0.1; done`)
+	cmd := c.command("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
+	if err := exec.Command("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "true").Run(); err != nil {
+		t.Skipf("no process namespace here: %v", err)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, patience, func() error {
+		if !strings.Contains(c.out.String(), "ready") {
+			return fmt.Errorf("not ready: %s", &c.out)
+		}
+		return nil
+	})
+	if !strings.Contains(c.out.String(), "zombies: 0") {
+		t.Errorf("orphans are not reaped: %s", &c.out)
+	}
+	first, err := exec.Command("pgrep", "-P", fmt.Sprint(cmd.Process.Pid)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command("kill", "-TERM", strings.TrimSpace(string(first))).Run(); err != nil {
+		t.Fatal(err)
+	}
+	exit := (*exec.ExitError)(nil)
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(c.out.String(), "stopped by a signal") {
+		t.Errorf("ended with %v\n%s", err, &c.out)
+	}
+}
+
+// TestKillForMemoryIsSeen runs the worker in a control group of cgroup v1 with 128 MiB.
+func TestKillForMemoryIsSeen(t *testing.T) {
+	const parent = "/sys/fs/cgroup/memory"
+	group := filepath.Join(parent, "drover-test-"+work.NewID(time.Now()))
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Skipf("no control group for memory can be made: %v", err)
+	}
+	t.Cleanup(func() {
+		testkit.Eventually(t, patience, func() error { return os.Remove(group) })
+	})
+	for file, value := range map[string]string{"memory.limit_in_bytes": "134217728", "memory.swappiness": "0"} {
+		if err := os.WriteFile(filepath.Join(group, file), []byte(value), 0o644); err != nil {
+			t.Skipf("the control group takes no limit: %v", err)
+		}
+	}
+	for name, c := range map[string]struct {
+		script string
+		reason work.Reason
+		kills  int
+	}{
+		"the agent itself":         {`echo x >x; git add -A; git commit -qm one; exec tail -c 1G /dev/zero`, work.ReasonOOMKilled, 0},
+		"a process below it alone": {`tail -c 1G /dev/zero >/dev/null || echo y >y; git add -A; git commit -qm one`, work.ReasonCompleted, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			box := newContainer(t, c.script)
+			cmd := box.command("sh", "-c", `echo $$ >"$0/tasks"; exec "$1"`, group)
+			if err := cmd.Run(); err != nil {
+				t.Fatalf("%v\n%s", err, &box.out)
+			}
+			r := box.result()
+			if r.Reason != c.reason || r.OOMKills != c.kills || r.PeakMemoryMB < 64 || r.RemoteCommit == "" {
+				t.Errorf("result %+v\n%s", r, &box.out)
+			}
+		})
+	}
+}
+
+func TestVersionAndUsage(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command(binary, "version").Output()
+	if err != nil || string(out) != "drover-worker dev\n" {
+		t.Errorf("version: %q, %v", out, err)
+	}
+	exit := (*exec.ExitError)(nil)
+	if out, err := exec.Command(binary, "--no-such-flag").CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "EXIT STATUS") {
+		t.Errorf("wrong usage: %v, %s", err, out)
+	}
+}
+
+func TestWithoutAPayloadThereIsNoResult(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command(binary)
+	cmd.Env = []string{"NOMAD_TASK_DIR=" + t.TempDir()}
+	exit := (*exec.ExitError)(nil)
+	if out, err := cmd.CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "item.json") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
