@@ -228,20 +228,30 @@ func (w *worker) deliver(hold context.Context, end ending, test work.TestOutcome
 	}
 	result := w.result(end)
 	result.Commit, result.Test = commit, test
-	err = w.persistently(hold, func() (err error) {
+	if err = w.prove(hold, &result); err == nil && !result.Proven() {
+		err = fmt.Errorf("the remote branch is at %q, not at %s", result.RemoteCommit, commit)
+	}
+	switch {
+	case result.Reason != work.ReasonCompleted:
+	case err != nil:
+		result.Reason, result.Detail = work.ReasonCrashed, w.Redactor.String(end.detail+", but that is not proven: "+err.Error())
+	default:
+		result.Detail = fmt.Sprintf("%s: %d commits on %s, tests %s", end.detail, result.Changes.Commits, result.Branch, test.Status)
+	}
+	return result, context.Cause(hold)
+}
+
+// prove reads the remote branch back, and counts what the work changed.
+func (w *worker) prove(hold context.Context, result *work.Result) error {
+	err := w.persistently(hold, func() (err error) {
 		result.RemoteCommit, err = w.repo.Remote(hold)
 		return err
 	})
 	if err != nil {
-		w.log.Warn("remote branch not read back", "error", err)
+		return err
 	}
-	if result.Changes, err = w.repo.Changes(hold, commit); err != nil {
-		w.log.Warn("changes not counted", "error", err)
-	}
-	if result.Reason == work.ReasonCompleted {
-		result.Detail = fmt.Sprintf("%s: %d commits on %s, tests %s", end.detail, result.Changes.Commits, result.Branch, test.Status)
-	}
-	return result, context.Cause(hold)
+	result.Changes, err = w.repo.Changes(hold, result.Commit)
+	return err
 }
 
 // publish makes the pull request of finished work. Before that it stores that the

@@ -17,6 +17,8 @@ import (
 
 const (
 	tries = 5
+	// callTimeout bounds one call, together with what it looks up.
+	callTimeout = 30 * time.Second
 	// maxWait bounds the wait for a forge that says when to come back. It is
 	// short of any heartbeat TTL, because a waiting worker gives no sign of life.
 	maxWait = 8 * time.Second
@@ -80,7 +82,7 @@ func ownerAndName(repository string) (owner, name string, err error) {
 // findOrCreate looks before every try to create: one that failed may have worked.
 func (f *forge) findOrCreate(ctx context.Context) (*github.PullRequest, error) {
 	var pr *github.PullRequest
-	err := f.retry(ctx, func() error {
+	err := f.retry(ctx, func(ctx context.Context) error {
 		found, err := f.find(ctx)
 		if err != nil || found != nil {
 			pr = found
@@ -125,7 +127,7 @@ func (f *forge) find(ctx context.Context) (*github.PullRequest, error) {
 func (f *forge) decorate(ctx context.Context, number int) error {
 	var errs []error
 	if labels := f.Spec.PR.Labels; len(labels) > 0 {
-		err := f.retry(ctx, func() error {
+		err := f.retry(ctx, func(ctx context.Context) error {
 			_, _, err := f.client.Issues.AddLabelsToIssue(ctx, f.owner, f.name, number, labels)
 			return err
 		})
@@ -134,7 +136,7 @@ func (f *forge) decorate(ctx context.Context, number int) error {
 		}
 	}
 	if reviewers := f.Spec.PR.Reviewers; len(reviewers) > 0 {
-		err := f.retry(ctx, func() error {
+		err := f.retry(ctx, func(ctx context.Context) error {
 			_, _, err := f.client.PullRequests.RequestReviewers(ctx, f.owner, f.name, number, github.ReviewersRequest{Reviewers: reviewers})
 			return err
 		})
@@ -146,10 +148,12 @@ func (f *forge) decorate(ctx context.Context, number int) error {
 }
 
 // retry calls until it succeeds, fails for good, or has been tried often enough.
-func (f *forge) retry(ctx context.Context, call func() error) error {
+func (f *forge) retry(ctx context.Context, call func(context.Context) error) error {
 	for try := 1; ; try++ {
 		f.Alive()
-		err := call()
+		limited, cancel := context.WithTimeout(ctx, callTimeout)
+		err := call(limited)
+		cancel()
 		wait, again := f.wait(err, try)
 		if err == nil || !again || try == tries {
 			return err

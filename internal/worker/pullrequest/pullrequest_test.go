@@ -1,0 +1,243 @@
+package pullrequest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"drover/internal/testkit"
+	"drover/internal/work"
+	"drover/internal/worker/pullrequest"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const (
+	branch = "drover/item"
+	token  = "forge-secret-token"
+)
+
+// forge stands in for GitHub's REST API.
+type forge struct {
+	mu      sync.Mutex
+	pulls   []map[string]any
+	calls   []string
+	bodies  map[string]map[string]any
+	answers []answer // given first, to any call that creates
+}
+
+type answer struct {
+	status int
+	make   bool // the pull request is made all the same
+	header http.Header
+}
+
+func (f *forge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	call := r.Method + " " + r.URL.Path
+	f.calls = append(f.calls, call)
+	if r.Header.Get("Authorization") != "Bearer "+token {
+		http.Error(w, `{"message":"Bad credentials `+token+`"}`, http.StatusUnauthorized)
+		return
+	}
+	data, _ := io.ReadAll(r.Body) // a body cut short is no JSON
+	body := map[string]any{}
+	if len(data) > 0 && data[0] == '{' {
+		_ = json.Unmarshal(data, &body) // as above: its fields are missed
+	}
+	f.bodies[call] = body
+	switch {
+	case r.Method == http.MethodGet:
+		if r.URL.Query().Get("head") != "owner:"+branch || r.URL.Query().Get("state") != "all" {
+			http.Error(w, `{"message":"unexpected query"}`, http.StatusBadRequest)
+			return
+		}
+		reply(w, http.StatusOK, f.pulls)
+	case strings.HasSuffix(call, "/pulls"):
+		f.create(w, body)
+	case strings.HasSuffix(call, "/labels"):
+		reply(w, http.StatusOK, []any{})
+	default:
+		reply(w, http.StatusCreated, f.pulls[0])
+	}
+}
+
+func (f *forge) create(w http.ResponseWriter, body map[string]any) {
+	var a answer
+	if len(f.answers) > 0 {
+		a, f.answers = f.answers[0], f.answers[1:]
+	}
+	if a.status == 0 || a.make {
+		f.pulls = append(f.pulls, pull(len(f.pulls)+1, "open"))
+	}
+	for name, values := range a.header {
+		w.Header()[name] = values
+	}
+	if a.status != 0 {
+		reply(w, a.status, map[string]any{"message": "no"})
+		return
+	}
+	reply(w, http.StatusCreated, f.pulls[len(f.pulls)-1])
+}
+
+func pull(number int, state string) map[string]any {
+	return map[string]any{
+		"number": number, "state": state, "html_url": fmt.Sprintf("https://forge.example/owner/name/pull/%d", number),
+		"head": map[string]any{"ref": branch},
+	}
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // a client that is gone misses nothing
+}
+
+func (f *forge) created() int {
+	n := 0
+	for _, call := range f.calls {
+		if call == "POST /api/repos/owner/name/pulls" {
+			n++
+		}
+	}
+	return n
+}
+
+func publish(t *testing.T, f *forge, change func(*pullrequest.Request)) work.PullRequest {
+	t.Helper()
+	f.bodies = map[string]map[string]any{}
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	r := pullrequest.Request{
+		Item: "item", Base: "main", Branch: branch, Token: token, Changes: work.Changes{Commits: 2, Files: 1},
+		Test: work.TestOutcome{Status: work.TestPassed, Run: 3, Passed: 3},
+		Spec: work.Spec{Repository: "https://forge.example/owner/name.git", Task: "Fix it.\nPlease.",
+			PR: work.PR{Provider: work.ProviderGitHub, APIURL: server.URL + "/api", Labels: []string{"bot"}, Reviewers: []string{"alice"}}},
+		Redact: func(s string) string { return strings.ReplaceAll(s, token, "*") }, Alive: func() {},
+		HTTPClient: server.Client(), Backoff: time.Millisecond,
+	}
+	if change != nil {
+		change(&r)
+	}
+	return pullrequest.Make(t.Context(), r)
+}
+
+func TestPullRequestIsMade(t *testing.T) {
+	f := &forge{}
+	pr := publish(t, f, nil)
+	if pr.Status != work.PRCreated || pr.Number != 1 || pr.URL != "https://forge.example/owner/name/pull/1" || pr.Error != "" || pr.Title != "Fix it." {
+		t.Errorf("%+v", pr)
+	}
+	body := f.bodies["POST /api/repos/owner/name/pulls"]
+	if body["title"] != "Fix it." || body["head"] != branch || body["base"] != "main" || !strings.Contains(fmt.Sprint(body["body"]), "3 passed") {
+		t.Errorf("asked for %v", body)
+	}
+	reviewers := f.bodies["POST /api/repos/owner/name/pulls/1/requested_reviewers"]
+	if fmt.Sprint(reviewers["reviewers"]) != "[alice]" {
+		t.Errorf("reviewers %v", reviewers)
+	}
+	if !strings.Contains(fmt.Sprint(f.calls), "POST /api/repos/owner/name/issues/1/labels") {
+		t.Errorf("calls %v", f.calls)
+	}
+}
+
+func TestPullRequestThatIsThereIsFound(t *testing.T) {
+	f := &forge{pulls: []map[string]any{pull(9, "closed"), pull(7, "open")}}
+	if pr := publish(t, f, nil); pr.Status != work.PRCreated || pr.Number != 7 || f.created() != 0 {
+		t.Errorf("%+v after %v", pr, f.calls)
+	}
+}
+
+func TestTroubleOfTheForge(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []answer
+		status  work.PRStatus
+		creates int
+	}{
+		"exists after all (422)":     {[]answer{{status: 422, make: true}}, work.PRCreated, 1},
+		"refused for good (422)":     {[]answer{{status: 422}}, work.PRFailed, 1},
+		"down, then well":            {[]answer{{status: 502}, {status: 503}}, work.PRCreated, 3},
+		"answer lost after making":   {[]answer{{status: 500, make: true}}, work.PRCreated, 1},
+		"too many requests":          {[]answer{{status: 429}}, work.PRCreated, 2},
+		"down for good":              {[]answer{{status: 500}, {status: 500}, {status: 500}, {status: 500}, {status: 500}}, work.PRFailed, 5},
+		"forbidden":                  {[]answer{{status: 403}}, work.PRFailed, 1},
+		"limit that resets too late": {[]answer{{status: 403, header: limitHeader(time.Hour)}}, work.PRFailed, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &forge{answers: c.answers}
+			pr := publish(t, f, nil)
+			if pr.Status != c.status || f.created() != c.creates || (pr.Status == work.PRFailed) != (pr.Error != "") {
+				t.Errorf("%+v after %v", pr, f.calls)
+			}
+			if pr.Status == work.PRCreated && len(f.pulls) != 1 {
+				t.Errorf("%d pull requests", len(f.pulls))
+			}
+		})
+	}
+}
+
+func limitHeader(d time.Duration) http.Header {
+	return http.Header{
+		"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Limit": {"60"}, "X-Ratelimit-Reset": {fmt.Sprint(time.Now().Add(d).Unix())},
+	}
+}
+
+func TestBadTokenFailsWithASentence(t *testing.T) {
+	for name, c := range map[string]struct{ token, says string }{
+		"wrong": {"wrong", "401"},
+		"none":  {"", "DROVER_FORGE_TOKEN"},
+	} {
+		pr := publish(t, &forge{}, func(r *pullrequest.Request) { r.Token = c.token })
+		if pr.Status != work.PRFailed || !strings.Contains(pr.Error, c.says) || strings.Contains(pr.Error, token) {
+			t.Errorf("%s: %+v", name, pr)
+		}
+	}
+}
+
+func TestPlainRemoteGetsTheTextOfRequestPull(t *testing.T) {
+	plain := func(text string, err error) work.PullRequest {
+		return publish(t, &forge{}, func(r *pullrequest.Request) {
+			r.Spec.PR.Provider = work.ProviderRequestPull
+			r.Text = func(context.Context) (string, error) { return text, err }
+		})
+	}
+	if pr := plain("The following changes, "+token, nil); pr.Status != work.PRCreated || pr.Body != "The following changes, *" {
+		t.Errorf("%+v", pr)
+	}
+	if pr := plain("", errors.New("no such commit")); pr.Status != work.PRFailed || pr.Error != "no such commit" {
+		t.Errorf("%+v", pr)
+	}
+}
+
+func TestNothingToRequest(t *testing.T) {
+	for _, change := range []func(*pullrequest.Request){
+		func(r *pullrequest.Request) { r.Spec.PR.Provider = work.ProviderNone },
+		func(r *pullrequest.Request) { r.Changes = work.Changes{} },
+	} {
+		f := &forge{}
+		if pr := publish(t, f, change); pr.Status != work.PRNone || len(f.calls) > 0 {
+			t.Errorf("%+v after %v", pr, f.calls)
+		}
+	}
+}
+
+func TestRepositoryIsNamedByItsURL(t *testing.T) {
+	for repository, ok := range map[string]bool{
+		"https://forge.example/owner/name": true, "git@forge.example:owner/name.git": true, "ssh://git@forge.example/owner/name.git": true,
+		"https://forge.example/name": false, "https://forge.example/group/owner/name": false,
+	} {
+		pr := publish(t, &forge{}, func(r *pullrequest.Request) { r.Spec.Repository = repository })
+		if (pr.Status == work.PRCreated) != ok {
+			t.Errorf("%s: %+v", repository, pr)
+		}
+	}
+}
