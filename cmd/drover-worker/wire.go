@@ -33,6 +33,7 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	}
 	err = worker.Run(ctx, worker.Options{
 		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, "work"),
+		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
 		Open: func(prefix string) (worker.Store, error) {
 			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log})

@@ -97,3 +97,25 @@ func TestStoppedServerLeavesRunningAttemptsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestJobDispatchedByHandBecomesAnItem dispatches a worker as `nomad job
+// dispatch` does, with an item's specification as its payload.
+func TestJobDispatchedByHandBecomesAnItem(t *testing.T) {
+	s := newSpine(t)
+	s.start()
+	if err := s.verify(s.submit("commits=1 delay=10ms")[0], 1); err != nil { // registers the worker job
+		t.Fatal(err)
+	}
+	payload := fmt.Sprintf(`{"repository": %q, "task": "commits=2 delay=10ms"}`, s.git.URL(repository))
+	resp, _, err := s.nomadClient().Jobs().Dispatch("drover-worker", nil, []byte(payload), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempt, err := work.HandDispatched(resp.DispatchedJobID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.verify(attempt.Item(), 2); err != nil {
+		t.Fatal(err)
+	}
+}

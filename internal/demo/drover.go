@@ -37,7 +37,7 @@ type drover struct {
 }
 
 // startDrover starts drover dev and waits until it takes items.
-func startDrover(ctx context.Context, dir string, credentials gittest.Options) (*drover, error) {
+func startDrover(ctx context.Context, dir string, credentials gittest.Options, real bool) (*drover, error) {
 	bin, err := filepath.Abs("bin")
 	if err != nil {
 		return nil, err
@@ -60,7 +60,11 @@ func startDrover(ctx context.Context, dir string, credentials gittest.Options) (
 	if d.log, err = os.Create(filepath.Join(dir, "drover.log")); err != nil {
 		return nil, err
 	}
-	d.process = exec.Command(d.path("drover"), "dev", "--embedded", "--config", configuration)
+	args := []string{"dev", "--config", configuration}
+	if !real {
+		args = append(args, "--embedded")
+	}
+	d.process = exec.Command(d.path("drover"), args...)
 	d.process.Stdout, d.process.Stderr = d.log, d.log
 	d.process.Env = append(os.Environ(), "DROVER_GIT_USERNAME="+credentials.Username, "DROVER_GIT_TOKEN="+credentials.Password)
 	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the keyboard is the demo's to pass on

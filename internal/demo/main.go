@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -42,11 +43,13 @@ echo "$passed passed"
 }
 
 func main() {
+	real := flag.Bool("real", false, "use the nomad and consul on the PATH instead of the embedded servers")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
-	if err := run(ctx, os.Stdout); err != nil {
+	if err := run(ctx, os.Stdout, *real); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -54,19 +57,20 @@ func main() {
 
 type demo struct {
 	out     io.Writer
+	real    bool // not on the embedded servers
 	started time.Time
 	forge   *gittest.Server
 	drover  *drover
 	shows   []*show
 }
 
-func run(ctx context.Context, out io.Writer) error {
+func run(ctx context.Context, out io.Writer, real bool) error {
 	fmt.Fprint(out, introduction)
 	dir, err := os.MkdirTemp("", "drover-demo-")
 	if err != nil {
 		return err
 	}
-	d := &demo{out: out, started: time.Now()}
+	d := &demo{out: out, started: time.Now(), real: real}
 	err = d.play(ctx, dir)
 	err = errors.Join(err, d.stop(), os.RemoveAll(dir))
 	if err == nil {
@@ -81,7 +85,7 @@ func (d *demo) play(ctx context.Context, dir string) (err error) {
 	if d.forge, err = serveRepository(dir, credentials); err != nil {
 		return err
 	}
-	if d.drover, err = startDrover(ctx, dir, credentials); err != nil {
+	if d.drover, err = startDrover(ctx, dir, credentials, d.real); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.out, "A git server and drover with its workers (driver %s) are running.\n\n", d.drover.driver)

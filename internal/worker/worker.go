@@ -34,6 +34,9 @@ const (
 const (
 	// claimPatience is how long a starting worker waits for a Consul that does not answer.
 	claimPatience = 2 * time.Minute
+	// adoptPatience is how long a job that was dispatched by hand waits for a
+	// server to adopt it: that looks around every half a minute, once it leads.
+	adoptPatience = 10 * time.Minute
 	retryPause    = time.Second
 	// pushCheck is how often the tree is looked at for new commits.
 	pushCheck = 250 * time.Millisecond
@@ -48,6 +51,8 @@ var errTimeout = errors.New("the attempt's time is up")
 type Options struct {
 	Payload    string // path of the envelope
 	Allocation string // id
+	Job        string // id of the dispatched job
+	KVPrefix   string // of drover's keys, for a job that was dispatched by hand
 	Dir        string // for the clone and the worker's own files
 	Environ    []string
 	Stdout     io.Writer // gets the agent's output, redacted
@@ -95,6 +100,12 @@ func (o Options) load(ctx context.Context) (work.Envelope, Store, error) {
 	if err := json.Unmarshal(data, &e); err != nil {
 		return e, nil, fmt.Errorf("read the dispatch payload: %v: %w", err, work.ErrInvalid)
 	}
+	byHand := e.Attempt == ""
+	if byHand {
+		if e, err = o.handDispatched(); err != nil {
+			return e, nil, err
+		}
+	}
 	if _, err := work.ParseAttemptID(string(e.Attempt)); err != nil {
 		return e, nil, fmt.Errorf("read the dispatch payload: %w", err)
 	}
@@ -103,8 +114,18 @@ func (o Options) load(ctx context.Context) (work.Envelope, Store, error) {
 		return e, nil, err
 	}
 	if e.Reference {
-		err = persist(ctx, claimPatience, o.Logger, func() error {
-			e, err = store.Envelope(ctx, e.Attempt)
+		patience := claimPatience
+		if byHand {
+			patience = adoptPatience
+		}
+		err = persist(ctx, patience, o.Logger, func() error {
+			whole, err := store.Envelope(ctx, e.Attempt)
+			if byHand && errors.Is(err, work.ErrNotFound) {
+				return fmt.Errorf("no server has adopted this job yet: %w", work.ErrUnavailable)
+			}
+			if err == nil {
+				e = whole
+			}
 			return err
 		})
 	}
@@ -113,6 +134,16 @@ func (o Options) load(ctx context.Context) (work.Envelope, Store, error) {
 	}
 	e.Spec = e.Spec.WithDefaults(work.NewDefaults())
 	return e, store, err
+}
+
+// handDispatched returns the reference to the envelope that the leader makes of
+// a payload which is an item's specification, when it adopts the job.
+func (o Options) handDispatched() (work.Envelope, error) {
+	attempt, err := work.HandDispatched(o.Job)
+	if err != nil {
+		return work.Envelope{}, fmt.Errorf("the dispatch payload names no attempt, and neither does the job: %w", err)
+	}
+	return work.Envelope{Item: attempt.Item(), Attempt: attempt, KVPrefix: o.KVPrefix, Reference: true}, nil
 }
 
 // persist repeats a call whose failure may pass, for at most patience.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -65,13 +66,32 @@ func (r *Repo) run(ctx context.Context, env []string, args ...string) (string, e
 	what := "git " + verb(args)
 	switch {
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		return "", errors.Join(fmt.Errorf("%s: %w", what, context.Cause(ctx)), r.removeLocks())
 	case err != nil:
 		return "", fmt.Errorf("%s: %w", what, err)
 	case exit.Code != 0:
 		return "", r.explain(what, exit, stderr.String()+rejections(stdout.String()))
 	}
 	return stdout.String(), nil
+}
+
+// removeLocks removes the lock files that a git which was stopped underway can
+// leave in the worker's own repository, where every later fetch would fail on
+// them. Nothing else works in it, and never two commands at a time.
+func (r *Repo) removeLocks() error {
+	return filepath.WalkDir(r.gitDir(), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".lock" {
+			return ignoreAbsent(err)
+		}
+		return ignoreAbsent(os.Remove(path))
+	})
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func verb(args []string) string {
