@@ -203,16 +203,6 @@ func inState(state work.State) func(work.Item) error {
 	}
 }
 
-// attemptEnded waits for the end of an attempt.
-func attemptEnded(number int) func(work.Item) error {
-	return func(item work.Item) error {
-		if a := item.Attempt(number); a == nil || !a.State.Terminal() {
-			return fmt.Errorf("attempt %d has not ended: %s", number, item.Why)
-		}
-		return nil
-	}
-}
-
 // clean waits until nothing is left of ended attempts: no child, no session.
 func (c *cluster) clean() {
 	c.t.Helper()
