@@ -96,11 +96,18 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 	}
 	before := w.kills()
 
-	watching, ended := context.WithCancel(hold)
+	watching, stopWatching := context.WithCancel(hold)
+	defer stopWatching()
+	ended := make(chan struct{})
 	var pushes sync.WaitGroup
-	pushes.Go(func() { w.pushCommits(watching) })
-	defer pushes.Wait()
-	defer ended()
+	pushes.Go(func() { w.pushCommits(watching, ended) })
+	defer func() {
+		if ctx.Err() != nil {
+			stopWatching() // there is no time to finish a push that is under way
+		}
+		close(ended)
+		pushes.Wait()
+	}()
 
 	var failure agent.Event
 	stdout, flush := w.stream(w.Stdout, func(line string) {

@@ -14,33 +14,33 @@ const (
 	maxPushBackoff = 8 * time.Second
 )
 
-// pushCommits pushes every commit as it is made, until ctx ends.
-func (w *worker) pushCommits(ctx context.Context) {
-	tick := time.NewTicker(pushCheck)
-	defer tick.Stop()
+// pushCommits pushes every commit as it is made, until the agent has ended. A
+// push that is under way then is finished, unless ctx ends.
+func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 	pushed, backoff := "", pushBackoff // the agent may have committed before the first look
+	next := time.NewTimer(pushCheck)
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-		}
-		mark := w.repo.Mark()
-		if mark == pushed {
-			continue
-		}
-		_, err := w.push(ctx)
-		switch {
-		case err == nil, errors.Is(err, gitrepo.ErrRejected), errors.Is(err, gitrepo.ErrAuth):
-			pushed, backoff = mark, pushBackoff // what was refused is tried again with the next commit
-		case pause(ctx, backoff) != nil:
+		case <-ended:
 			return
-		default:
-			backoff = min(2*backoff, maxPushBackoff)
+		case <-next.C:
 		}
-		if err != nil && ctx.Err() == nil {
-			w.log.Warn("commit not pushed", "error", err)
+		wait := pushCheck
+		if mark := w.repo.Mark(); mark != pushed {
+			_, err := w.push(ctx)
+			if err == nil || errors.Is(err, gitrepo.ErrRejected) || errors.Is(err, gitrepo.ErrAuth) {
+				pushed, backoff = mark, pushBackoff // what was refused is tried again with the next commit
+			} else {
+				wait, backoff = backoff, min(2*backoff, maxPushBackoff)
+			}
+			if err != nil && ctx.Err() == nil {
+				w.log.Warn("commit not pushed", "error", err)
+			}
 		}
+		next.Reset(wait)
 	}
 }
 
