@@ -20,8 +20,11 @@ const (
 	maxBytes = 300 << 10
 )
 
-// maxLogsBytes bounds kept logs once unpacked.
-const maxLogsBytes = 4 << 20
+// Bounds of one attempt's kept logs: as they are stored, and once unpacked.
+const (
+	maxStoredLogs = 64 << 10
+	maxLogsBytes  = 4 << 20
+)
 
 // commitRetry is the pause before a transaction is sent again.
 const commitRetry = 250 * time.Millisecond
@@ -195,7 +198,7 @@ func (k Keys) ops(change work.Change) (api.TxnOps, error) {
 		}
 		return ops, err
 	case change.PutLogs != nil:
-		data, err := zipJSON(change.PutLogs)
+		data, err := zipLogs(*change.PutLogs)
 		if err != nil {
 			return nil, fmt.Errorf("logs of attempt %s: %w", change.PutLogs.Attempt, err)
 		}
@@ -205,6 +208,19 @@ func (k Keys) ops(change work.Change) (api.TxnOps, error) {
 		return api.TxnOps{remove(k.Claim(a)), remove(k.Envelope(a)), remove(k.Progress(a))}, nil
 	}
 	return nil, fmt.Errorf("empty change: %w", work.ErrInvalid)
+}
+
+// zipLogs compresses logs, and leaves the first half of their lines out until
+// they fit: the end tells most.
+func zipLogs(logs work.KeptLogs) ([]byte, error) {
+	for {
+		data, err := zipJSON(logs)
+		if err != nil || len(data) <= maxStoredLogs || len(logs.Stdout)+len(logs.Stderr) == 0 {
+			return data, err
+		}
+		logs.Stdout = logs.Stdout[(len(logs.Stdout)+1)/2:]
+		logs.Stderr = logs.Stderr[(len(logs.Stderr)+1)/2:]
+	}
 }
 
 func put(key string, v any) (api.TxnOps, error) {

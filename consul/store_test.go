@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -250,6 +251,30 @@ func TestKeptLogsComeBackWhole(t *testing.T) {
 		got, err := client.Logs(t.Context(), a)
 		if err != nil || len(got.Stdout) != 2 || got.Stderr[0] != "three" {
 			t.Fatalf("%v %v", got, err)
+		}
+	})
+}
+
+// TestLongLogsKeepTheirEnd stores lines that don't compress.
+func TestLongLogsKeepTheirEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		a, random := work.NewAttemptID(work.NewID(time.Now()), 1), rand.New(rand.NewPCG(1, 2))
+		logs := &work.KeptLogs{Attempt: a}
+		for range 100 {
+			line := make([]byte, 1500)
+			for i := range line {
+				line[i] = byte('!' + random.IntN(90))
+			}
+			logs.Stdout = append(logs.Stdout, string(line))
+		}
+		if err := term.Commit(t.Context(), work.Change{PutLogs: logs}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.Logs(t.Context(), a)
+		if err != nil || len(got.Stdout) == 0 || len(got.Stdout) == 100 || got.Stdout[len(got.Stdout)-1] != logs.Stdout[99] {
+			t.Fatalf("%d lines, %v", len(got.Stdout), err)
 		}
 	})
 }

@@ -174,8 +174,12 @@ func (s *Server) term(term *consul.Term) {
 	defer term.Resign()
 	s.log.Info("leading", "server", s.id)
 	cfg := s.opts.Config
+	queues := map[string]orchestrator.Queue{}
+	for name, q := range cfg.Queues() {
+		queues[name] = orchestrator.Queue{MaxInFlight: q.MaxInFlight, Retry: q.Retry.Override()}
+	}
 	o := orchestrator.New(orchestrator.Config{
-		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: cfg.QueueLimits(), Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),
+		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: queues, Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),
 		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), KVPrefix: cfg.Consul.Prefix,
 	}, s.store, term, s.cluster, s.opts.Logger)
 	s.leading.Store(o)

@@ -5,8 +5,6 @@ package config
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 	"time"
 
 	"drover/internal/work"
@@ -140,8 +138,31 @@ type Orchestrator struct {
 
 // Queue is a queue that items can name.
 type Queue struct {
-	Name        string `hcl:"name,label"`
-	MaxInFlight int    `hcl:"max_in_flight,optional"` // attempts in flight at a time; 0 is no limit of its own
+	Name        string      `hcl:"name,label"`
+	MaxInFlight int         `hcl:"max_in_flight,optional"` // attempts in flight at a time; 0 is no limit of its own
+	Retry       *QueueRetry `hcl:"retry,block"`
+}
+
+// QueueRetry changes rows of the retry table for the items of one queue. What is
+// not given stays as it is.
+type QueueRetry struct {
+	Backoff          []Duration        `hcl:"backoff,optional"`
+	StartBackoff     []Duration        `hcl:"start_backoff,optional"`
+	MaxRetries       *int              `hcl:"max_retries,optional"`
+	MaxRequeues      *int              `hcl:"max_requeues,optional"`
+	MaxStartFailures *int              `hcl:"max_start_failures,optional"`
+	Actions          map[string]string `hcl:"actions,optional"` // reason to action
+}
+
+// Override returns what the queue changes, nil if nothing.
+func (r *QueueRetry) Override() *work.RetryOverride {
+	if r == nil {
+		return nil
+	}
+	return &work.RetryOverride{
+		Actions: actions(r.Actions), Backoff: workAll(r.Backoff), StartBackoff: workAll(r.StartBackoff),
+		MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
+	}
 }
 
 // Default returns the configuration of a server that was told nothing.
@@ -204,29 +225,25 @@ func (c Config) RetryPolicy() work.RetryPolicy {
 		MaxRetries: c.Retry.MaxRetries, MaxRequeues: c.Retry.MaxRequeues, MaxStartFailures: c.Retry.MaxStartFailures,
 		Jitter: c.Retry.Jitter, MemoryGrowth: c.Retry.MemoryGrowth,
 	}
-	return policy.With(&work.RetryOverride{Actions: c.Retry.actions()})
+	return policy.With(&work.RetryOverride{Actions: actions(c.Retry.Actions)})
 }
 
-func (r Retry) actions() map[work.Reason]work.Action {
-	actions := make(map[work.Reason]work.Action, len(r.Actions))
-	for reason, action := range r.Actions {
+func actions(named map[string]string) map[work.Reason]work.Action {
+	actions := make(map[work.Reason]work.Action, len(named))
+	for reason, action := range named {
 		actions[work.Reason(reason)] = work.Action(action)
 	}
 	return actions
 }
 
-// QueueLimits returns every queue and the attempts it may have in flight, 0 for
-// no limit of its own. The default queue is always among them.
-func (c Config) QueueLimits() map[string]int {
-	limits := map[string]int{work.DefaultQueue: 0}
+// Queues returns every queue by its name. The default queue is always among them.
+func (c Config) Queues() map[string]Queue {
+	queues := map[string]Queue{work.DefaultQueue: {Name: work.DefaultQueue}}
 	for _, q := range c.QueueBlocks {
-		limits[q.Name] = q.MaxInFlight
+		queues[q.Name] = q
 	}
-	return limits
+	return queues
 }
-
-// Queues returns the names of all queues, sorted.
-func (c Config) Queues() []string { return slices.Sorted(maps.Keys(c.QueueLimits())) }
 
 // Duration is a time.Duration as it is written: "90s", "2h". Validate refuses
 // what is none; an empty one is zero.

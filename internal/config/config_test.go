@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -51,7 +52,7 @@ func TestDefaultIsValidAndSaysWhatTheDomainSays(t *testing.T) {
 	if got, want := c.RetryPolicy(), work.DefaultRetryPolicy(); !reflect.DeepEqual(got, want) {
 		t.Errorf("retry policy\n got %+v\nwant %+v", got, want)
 	}
-	if got := c.Queues(); !slices.Equal(got, []string{"default"}) {
+	if got := slices.Collect(maps.Keys(c.Queues())); !slices.Equal(got, []string{"default"}) {
 		t.Errorf("queues %v", got)
 	}
 }
@@ -79,7 +80,10 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 		  actions = { timeout = "fail" }
 		}
 		orchestrator { max_in_flight = 4 }
-		queue "slow" { max_in_flight = 1 }
+		queue "slow" {
+		  max_in_flight = 1
+		  retry { actions = { stuck = "retry" } }
+		}
 		queue "default" { max_in_flight = 3 }
 	`)
 	if err := c.Validate(); err != nil {
@@ -93,7 +97,7 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 	want.ItemDefaults.Command, want.ItemDefaults.CPUMHz, want.ItemDefaults.Timeout = []string{"agent", "--print"}, 500, "30m"
 	want.Retry.Backoff, want.Retry.Actions = []config.Duration{"10s", "20s"}, map[string]string{"timeout": "fail"}
 	want.Orchestrator.MaxInFlight = 4
-	want.QueueBlocks = []config.Queue{{Name: "slow", MaxInFlight: 1}, {Name: "default", MaxInFlight: 3}}
+	want.QueueBlocks = []config.Queue{{Name: "slow", MaxInFlight: 1, Retry: &config.QueueRetry{Actions: map[string]string{"stuck": "retry"}}}, {Name: "default", MaxInFlight: 3}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("configuration\n got %+v\nwant %+v", c, want)
 	}
@@ -106,8 +110,12 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 	if p.Actions[work.ReasonTimeout] != work.ActFail || p.Actions[work.ReasonCrashed] != work.ActRetry || p.Backoff[1].Std() != 20*time.Second {
 		t.Errorf("retry policy %+v", p)
 	}
-	if got, want := c.QueueLimits(), map[string]int{"default": 3, "slow": 1}; !reflect.DeepEqual(got, want) {
-		t.Errorf("queue limits %v, want %v", got, want)
+	slow, usual := c.Queues()["slow"], c.Queues()["default"]
+	if slow.MaxInFlight != 1 || usual.MaxInFlight != 3 || len(c.Queues()) != 2 {
+		t.Errorf("queues %+v", c.Queues())
+	}
+	if o := slow.Retry.Override(); o.Actions[work.ReasonStuck] != work.ActRetry || usual.Retry.Override() != nil {
+		t.Errorf("retry of the queue %+v", o)
 	}
 }
 
@@ -217,11 +225,14 @@ func TestValidateNamesTheField(t *testing.T) {
 		"retry.actions: unknown reason":   func(c *config.Config) { c.Retry.Actions = map[string]string{"bored": "retry"} },
 		"retry.actions: action \"nap\"":   func(c *config.Config) { c.Retry.Actions = map[string]string{"timeout": "nap"} },
 		"orchestrator.max_in_flight":      func(c *config.Config) { c.Orchestrator.MaxInFlight = 0 },
-		"orchestrator.leader_ttl":         func(c *config.Config) { c.Orchestrator.LeaderTTL = "500ms" },
-		"orchestrator.log_level":          func(c *config.Config) { c.Orchestrator.LogLevel = "loud" },
-		`queue "A b"`:                     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "A b"}} },
-		`queue "a": is defined twice`:     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a"}, {Name: "a"}} },
-		`queue "a".max_in_flight`:         func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a", MaxInFlight: -1}} },
+		`queue "q".retry`: func(c *config.Config) {
+			c.QueueBlocks = []config.Queue{{Name: "q", Retry: &config.QueueRetry{Actions: map[string]string{"completed": "fail"}}}}
+		},
+		"orchestrator.leader_ttl":     func(c *config.Config) { c.Orchestrator.LeaderTTL = "500ms" },
+		"orchestrator.log_level":      func(c *config.Config) { c.Orchestrator.LogLevel = "loud" },
+		`queue "A b"`:                 func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "A b"}} },
+		`queue "a": is defined twice`: func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a"}, {Name: "a"}} },
+		`queue "a".max_in_flight`:     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a", MaxInFlight: -1}} },
 	} {
 		c := config.Default()
 		change(&c)

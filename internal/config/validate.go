@@ -180,7 +180,7 @@ func (r Retry) validate(check *checker) {
 	if r.MemoryGrowth < 1 {
 		check.bad("retry.memory_growth", "is %g, must be at least 1", r.MemoryGrowth)
 	}
-	if err := (work.RetryOverride{Actions: r.actions()}).Validate(); err != nil {
+	if err := (work.RetryOverride{Actions: actions(r.Actions)}).Validate(); err != nil {
 		check.bad("retry.actions", "%s", strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error()))
 	}
 }
@@ -206,5 +206,20 @@ func (c Config) validateQueues(check *checker) {
 		}
 		seen[q.Name] = true
 		check.atLeast(field+".max_in_flight", q.MaxInFlight, 0)
+		q.Retry.validate(check, field+".retry")
+	}
+}
+
+func (r *QueueRetry) validate(check *checker, field string) {
+	if r == nil {
+		return
+	}
+	for name, durations := range map[string][]Duration{"backoff": r.Backoff, "start_backoff": r.StartBackoff} {
+		for i, d := range durations {
+			check.duration(fmt.Sprintf("%s.%s[%d]", field, name, i), d, 0)
+		}
+	}
+	if err := r.Override().Validate(); err != nil {
+		check.bad(field, "%v", err)
 	}
 }

@@ -42,7 +42,7 @@ func (o *Orchestrator) adoptChild(ctx context.Context, child work.Child) (*entry
 	}
 	now := time.Now().UTC()
 	for _, event := range []work.Event{work.Assigned{}, work.Dispatched{Attempt: child.Attempt, Child: child.ID, Adopted: true}} {
-		if item, err = work.Apply(item, event, o.cfg.Retry, now); err != nil {
+		if item, err = work.Apply(item, event, o.policy(item.Spec), now); err != nil {
 			return nil, err
 		}
 	}

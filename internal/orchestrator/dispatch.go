@@ -48,7 +48,7 @@ func (o *Orchestrator) next() *entry {
 		inFlight[name]++
 	}
 	picked, ok := o.queue.Next(time.Now(), func(name string) bool {
-		limit := o.cfg.Queues[name]
+		limit := o.cfg.Queues[name].MaxInFlight
 		return limit == 0 || inFlight[name] < limit
 	})
 	if !ok {

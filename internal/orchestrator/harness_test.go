@@ -125,7 +125,7 @@ func (c *cluster) start(f faults) *server {
 	}
 	s := &server{term: term, ended: make(chan struct{}), cut: cut}
 	s.Orchestrator = orchestrator.New(orchestrator.Config{
-		MaxInFlight: 20, Queues: map[string]int{work.DefaultQueue: 0}, Defaults: defaults(), Retry: retry,
+		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: defaults(), Retry: retry,
 		ReconcileEvery: 500 * time.Millisecond, KVPrefix: c.prefix,
 	}, store, ledger, world, log)
 	go func() {
@@ -147,6 +147,9 @@ func (c *cluster) crash(s *server) {
 	s.cut.off()
 	s.stop()
 }
+
+// patient is a queue with rows of its own.
+var patient = orchestrator.Queue{Retry: &work.RetryOverride{Actions: map[work.Reason]work.Action{work.ReasonStuck: work.ActRetry}}}
 
 func defaults() work.Defaults {
 	d := work.NewDefaults()

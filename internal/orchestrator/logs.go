@@ -68,7 +68,8 @@ func (o *Orchestrator) readLog(ctx context.Context, a work.Allocation, stream st
 	return data, err
 }
 
-// lastLines cuts output to whole lines, at most keptLines of them.
+// lastLines cuts output to whole lines, at most keptLines of them, without
+// what looks like a secret.
 func lastLines(data []byte) []string {
 	text := strings.ToValidUTF8(strings.TrimRight(string(data), "\n"), "�")
 	if text == "" {
@@ -78,5 +79,9 @@ func lastLines(data []byte) []string {
 	if len(data) >= keptBytes && len(lines) > 1 {
 		lines = lines[1:] // the first is likely the end of a longer one
 	}
-	return lines[max(0, len(lines)-keptLines):]
+	lines = lines[max(0, len(lines)-keptLines):]
+	for i, line := range lines {
+		lines[i] = redactSecrets(line)
+	}
+	return lines
 }

@@ -102,6 +102,8 @@ type model struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	ids    []string // acknowledged
+
+	inFlight int // at a time; a few if zero
 }
 
 func (m *model) lead() {
@@ -115,7 +117,7 @@ func (m *model) lead() {
 	d := defaults()
 	d.Resources.MemoryMaxMB = 300
 	m.o = orchestrator.New(orchestrator.Config{
-		MaxInFlight: 4, Queues: map[string]int{work.DefaultQueue: 0}, Defaults: d, Retry: work.DefaultRetryPolicy(),
+		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(),
 		ReconcileEvery: 30 * time.Second,
 	}, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
 	go func(o *orchestrator.Orchestrator, done chan struct{}) {
@@ -366,4 +368,40 @@ func sequence(steps []step) (err error) {
 		}
 	}
 	return m.settle()
+}
+
+// TestSlowStarterIsNeverKilled has 50 containers take up to their start limit
+// to come up, far longer than the heartbeat's TTL, and leaves them alone after.
+func TestSlowStarterIsNeverKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{world: newWorld(), inFlight: 50}
+		m.lead()
+		defer func() {
+			m.cancel(work.ErrFenced)
+			<-m.done
+		}()
+		for range 50 {
+			m.submit()
+		}
+		const start = work.DefaultStartTimeout
+		for started := 0; started < 50; started++ {
+			time.Sleep(start.Std() / 52)
+			m.mu.Lock()
+			pick := m.alive(work.ClientPending)[0]
+			m.run(pick.child, pick.i)
+			m.mu.Unlock()
+			synctest.Wait()
+		}
+		if err := m.settle(); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range m.ids {
+			if item := m.item(id); item.State != work.StateCompleted || len(item.Attempts) != 1 {
+				t.Errorf("item %s is %s after %d attempts: %s", id, item.State, len(item.Attempts), item.Attempts[0].Detail)
+			}
+		}
+		if len(m.ids) != 50 {
+			t.Fatalf("%d items", len(m.ids))
+		}
+	})
 }

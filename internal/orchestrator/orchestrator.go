@@ -38,12 +38,18 @@ const parallel = 16
 
 // Config says how an orchestrator works.
 type Config struct {
-	MaxInFlight    int            // attempts dispatched and not ended, over all queues
-	Queues         map[string]int // known queues, and the attempts each may have in flight; 0 is no own limit
+	MaxInFlight    int              // attempts dispatched and not ended, over all queues
+	Queues         map[string]Queue // known queues
 	Defaults       work.Defaults
 	Retry          work.RetryPolicy
 	ReconcileEvery time.Duration
 	KVPrefix       string // handed to the workers
+}
+
+// Queue is what a queue has of its own.
+type Queue struct {
+	MaxInFlight int                 // attempts in flight at a time; 0 is no limit of its own
+	Retry       *work.RetryOverride // rows of the retry table that it changes; may be nil
 }
 
 // Orchestrator is one term of leadership.
@@ -66,6 +72,7 @@ type Orchestrator struct {
 	queue    *queue.Queue
 	open     map[string]string // queue by id, of items that have an open attempt or are about to
 	cleaning map[work.AttemptID]bool
+	memory   map[string]int  // by repository: MiB its items outgrew their limits to
 	reported map[string]bool // children that are not ours, said once
 }
 
@@ -82,7 +89,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"),
 		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		ready: make(chan struct{}), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
-		cleaning: map[work.AttemptID]bool{}, reported: map[string]bool{},
+		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
 	}
 }
 
@@ -145,6 +152,7 @@ func (o *Orchestrator) track(e *entry) {
 	item := e.item.Load()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.memory[item.Spec.Repository] = max(o.memory[item.Spec.Repository], item.OutgrewMB())
 	switch {
 	case item.State == work.StateQueued:
 		delete(o.open, item.ID)
@@ -164,7 +172,7 @@ func (o *Orchestrator) track(e *entry) {
 // It returns what work.Apply and Ledger.Commit return.
 func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, along ...work.Change) error {
 	before := *e.item.Load()
-	after, err := work.Apply(before, event, o.cfg.Retry.With(before.Spec.Retry), time.Now().UTC())
+	after, err := work.Apply(before, event, o.policy(before.Spec), time.Now().UTC())
 	if err != nil {
 		return err
 	}
@@ -178,6 +186,12 @@ func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, al
 		o.log.Info("item moved", "item", after.ID, "attempt", len(after.Attempts), "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
 	}
 	return nil
+}
+
+// policy returns the retry policy of an item: the server's, changed by its
+// queue's, changed by its own.
+func (o *Orchestrator) policy(spec work.Spec) work.RetryPolicy {
+	return o.cfg.Retry.With(o.cfg.Queues[spec.Queue].Retry).With(spec.Retry)
 }
 
 // openItems returns the entries that have an open attempt.

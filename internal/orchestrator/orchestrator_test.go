@@ -454,3 +454,47 @@ func TestNothingIsStoredWhileNomadIsUnreachable(t *testing.T) {
 		t.Fatalf("%v %v", keys, err)
 	}
 }
+
+func TestQueueChangesARowOfTheTable(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Attempt.Number() == 1 {
+			r.report(work.ReasonStuck)
+			return nomadd.Exit{}
+		}
+		return succeed(r)
+	})
+	s := c.start(faults{})
+	ordinary := c.submit(s, 1)[0]
+	retried := c.submit(s, 1, func(spec *work.Spec) { spec.Queue = "patient" })[0]
+	c.await(ordinary, inState(work.StateStuck))
+	c.await(retried, inState(work.StateCompleted))
+}
+
+// TestMemoryIsLearnedForTheRepository: after one item was killed for memory, the
+// repository's next ones start with what it came to need, also under another leader.
+func TestMemoryIsLearnedForTheRepository(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Spec.Resources.MemoryMB < 150 {
+			return nomadd.Exit{Code: 137, OOMKilled: true, Message: "OOM Killed"}
+		}
+		return succeed(r)
+	})
+	grows := func(spec *work.Spec) { spec.Resources = work.Resources{MemoryMB: 100, MemoryMaxMB: 400} }
+	s := c.start(faults{})
+	first := c.await(c.submit(s, 1, grows)[0], inState(work.StateCompleted))
+	if len(first.Attempts) != 2 || first.Attempts[1].MemoryMB != 150 {
+		t.Fatalf("%+v", first.Attempts)
+	}
+	s.stop()
+	s = c.start(faults{})
+	second := c.await(c.submit(s, 1, grows)[0], inState(work.StateCompleted))
+	if len(second.Attempts) != 1 || second.Attempts[0].MemoryMB != 150 {
+		t.Fatalf("%+v", second.Attempts)
+	}
+	rigid := c.await(c.submit(s, 1, func(spec *work.Spec) { spec.Resources.MemoryMB = 160 })[0], inState(work.StateCompleted))
+	if rigid.Attempts[0].MemoryMB != 160 {
+		t.Fatalf("an item that allows no growth got %d", rigid.Attempts[0].MemoryMB)
+	}
+}

@@ -99,7 +99,11 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 		}
 		return *stored, false, nil
 	}
-	return work.NewItem(s.ID, spec, time.Now().UTC()), true, nil
+	item := work.NewItem(s.ID, spec, time.Now().UTC())
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	item.StartWith(o.memory[spec.Repository])
+	return item, true, nil
 }
 
 // sameSpec compares specifications as they are stored.

@@ -84,6 +84,25 @@ func NewItem(id string, spec Spec, now time.Time) Item {
 	}
 }
 
+// StartWith has the item's first attempt get more memory than was asked for,
+// where the item allows: what the repository's items were seen to need.
+func (i *Item) StartWith(memoryMB int) {
+	if ceiling := i.Spec.Resources.MemoryMaxMB; memoryMB > i.MemoryMB && ceiling > i.MemoryMB {
+		i.MemoryMB = min(memoryMB, ceiling)
+	}
+}
+
+// OutgrewMB returns the memory that an item's attempts came to need in MiB, 0
+// unless an OOM had it grow.
+func (i *Item) OutgrewMB() int {
+	for _, a := range i.Attempts {
+		if a.Reason == ReasonOOMKilled {
+			return i.MemoryMB
+		}
+	}
+	return 0
+}
+
 // Current returns the item's latest attempt, nil before the first. It is not to be changed.
 func (i *Item) Current() *Attempt {
 	if len(i.Attempts) == 0 {
