@@ -248,13 +248,17 @@ func (a *Attempt) Report(ctx context.Context, r work.Result) error {
 		return err
 	}
 	there, readErr := a.client.Result(ctx, a.claim.Attempt)
+	claim, _, claimErr := a.client.Claim(ctx, a.claim.Attempt) // after the result: the leader ends the claim as it takes the result
 	switch {
-	case readErr != nil:
-		return errors.Join(err, readErr)
+	case claimErr != nil || readErr != nil:
+		return errors.Join(err, claimErr, readErr)
 	case there != nil && there.Allocation == r.Allocation:
 		return nil
 	case there != nil:
 		return fmt.Errorf("report attempt %s: allocation %s has reported: %w", a.claim.Attempt, there.Allocation, work.ErrConflict)
+	}
+	if claim.Ended {
+		return nil // the leader has applied it, or ended the attempt without it; a second one would tell nothing new
 	}
 	return errors.Join(err, fmt.Errorf("report attempt %s: not stored: %w", a.claim.Attempt, work.ErrUnavailable))
 }

@@ -240,12 +240,16 @@ func TestResultIsStoredOnce(t *testing.T) {
 type lossy struct {
 	base *http.Transport
 	left atomic.Int32
+	then func() // called at each loss, if not nil
 }
 
 func (l *lossy) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := l.base.RoundTrip(r)
 	if err == nil && strings.HasSuffix(r.URL.Path, "/txn") && l.left.Add(-1) >= 0 {
 		answer.Body.Close()
+		if l.then != nil {
+			l.then()
+		}
 		return nil, errors.New("answer lost")
 	}
 	return answer, err
@@ -264,6 +268,35 @@ func TestLostAnswerDoesNotLoseClaimOrResult(t *testing.T) {
 		}
 		if left := wire.left.Load(); left > 0 {
 			t.Errorf("%d answers were not lost", left)
+		}
+	})
+}
+
+// TestResultThatIsAppliedMeanwhileIsNotStoredAgain loses the answer to a report, which the leader applies before it is looked for.
+func TestResultThatIsAppliedMeanwhileIsNotStoredAgain(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		wire := &lossy{base: cleanhttp.DefaultPooledTransport()}
+		t.Cleanup(wire.base.CloseIdleConnections)
+		client, e := open(), envelope(time.Minute)
+		term := lead(t, client, "a")
+		a := claim(t, open(wire), e, firstAllocation)
+		wire.then = func() {
+			ended, index, err := client.Claim(t.Context(), e.Attempt)
+			if err != nil {
+				t.Error(err)
+			}
+			ended.Ended = true
+			closed := work.Change{CloseClaim: &work.CloseClaim{Claim: ended, Index: index}}
+			if err := term.Commit(t.Context(), closed, work.Change{ConsumeResult: e.Attempt}); err != nil {
+				t.Error(err)
+			}
+		}
+		wire.left.Store(1)
+		if err := a.Report(t.Context(), work.Result{Attempt: e.Attempt, Allocation: firstAllocation, Detail: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := client.Result(t.Context(), e.Attempt); err != nil || r != nil {
+			t.Errorf("%+v %v", r, err)
 		}
 	})
 }
