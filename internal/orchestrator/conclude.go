@@ -38,12 +38,14 @@ func (o *Orchestrator) conclude(ctx context.Context, e *entry, a work.AttemptID,
 }
 
 func (o *Orchestrator) lockedEnd(ctx context.Context, e *entry, a work.AttemptID, end work.Ending) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
 	return o.end(ctx, e, a, end)
 }
 
-// end stores an attempt's end. The caller holds e.mu. An attempt that is not
+// end stores an attempt's end. The caller has e locked. An attempt that is not
 // the current one, or has ended, stays as it is.
 func (o *Orchestrator) end(ctx context.Context, e *entry, a work.AttemptID, end work.Ending) error {
 	current := e.item.Load().Current()

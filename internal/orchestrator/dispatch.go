@@ -73,8 +73,10 @@ func (o *Orchestrator) untilDue() time.Duration {
 // crash in between leaves an assigned item without a child; reconcile sends it
 // again, and the token makes that the same child.
 func (o *Orchestrator) dispatch(ctx context.Context, e *entry) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
 	if e.item.Load().State != work.StateQueued {
 		o.track(e)
 		return nil // cancelled meanwhile
@@ -86,7 +88,7 @@ func (o *Orchestrator) dispatch(ctx context.Context, e *entry) error {
 	return o.send(ctx, e)
 }
 
-// send starts the item's current attempt. The caller holds e.mu, so that one
+// send starts the item's current attempt. The caller has e locked, so that one
 // attempt is never sent twice at a time.
 func (o *Orchestrator) send(ctx context.Context, e *entry) error {
 	item := e.item.Load()

@@ -60,8 +60,10 @@ func (o *Orchestrator) lookAtUnknown(child string) {
 }
 
 func (o *Orchestrator) start(ctx context.Context, e *entry, a work.Allocation) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return
+	}
+	defer e.unlock()
 	if current := e.item.Load().Current(); current.ID != a.Attempt || current.State != work.AttemptStarting {
 		return
 	}
@@ -111,8 +113,10 @@ func (o *Orchestrator) results(ctx context.Context, results []work.Result) {
 }
 
 func (o *Orchestrator) late(ctx context.Context, e *entry, r work.Result) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return
+	}
+	defer e.unlock()
 	if a := e.item.Load().Attempt(r.Attempt.Number()); a != nil && a.Result != nil && a.Result.Allocation == r.Allocation {
 		return // applied while this waited
 	}

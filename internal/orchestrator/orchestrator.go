@@ -76,12 +76,40 @@ type Orchestrator struct {
 	reported map[string]bool // children that are not ours, said once
 }
 
-// entry is one item. Its mutex is held over a whole transition, so that
-// transitions of one item come one after the other.
+// entry is one item. It is locked over a whole transition, so that transitions
+// of one item come one after the other.
 type entry struct {
-	mu   sync.Mutex
-	item atomic.Pointer[work.Item] // replaced, never changed
+	locked chan struct{}             // holds a value while locked; a transition can wait long for Consul, so waiting has a context
+	item   atomic.Pointer[work.Item] // replaced, never changed
 }
+
+func newEntry(item *work.Item) *entry {
+	e := &entry{locked: make(chan struct{}, 1)}
+	e.item.Store(item)
+	return e
+}
+
+// lock waits for the item. It returns the context's cause when that ends first.
+func (e *entry) lock(ctx context.Context) error {
+	select {
+	case e.locked <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// tryLock locks the item unless it is locked.
+func (e *entry) tryLock() bool {
+	select {
+	case e.locked <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (e *entry) unlock() { <-e.locked }
 
 // New returns an orchestrator for one term. Run starts it.
 func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logger) *Orchestrator {
@@ -132,8 +160,7 @@ func (o *Orchestrator) load(ctx context.Context) error {
 }
 
 func (o *Orchestrator) add(item *work.Item) *entry {
-	e := &entry{}
-	e.item.Store(item)
+	e := newEntry(item)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.entries[item.ID] = e
@@ -168,7 +195,7 @@ func (o *Orchestrator) track(e *entry) {
 }
 
 // apply makes one transition: it is stored first, with what must change along
-// with it, and counts only then. The caller holds e.mu.
+// with it, and counts only then. The caller has e locked.
 // It returns what work.Apply and Ledger.Commit return.
 func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, along ...work.Change) error {
 	before := *e.item.Load()

@@ -121,8 +121,10 @@ func (o *Orchestrator) follow(ctx context.Context, e *entry, child work.Child) {
 // recordChild stores what a crash kept from being stored: the child's name, and
 // what it waits for.
 func (o *Orchestrator) recordChild(ctx context.Context, e *entry, child work.Child) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return
+	}
+	defer e.unlock()
 	item := e.item.Load()
 	current := item.Current()
 	if current.ID != child.Attempt || current.State != work.AttemptStarting {
@@ -160,10 +162,10 @@ func (o *Orchestrator) missing(ctx context.Context, e *entry, listed map[work.At
 
 // resend dispatches an attempt whose dispatch was not recorded.
 func (o *Orchestrator) resend(ctx context.Context, e *entry, a work.AttemptID) {
-	if !e.mu.TryLock() {
+	if !e.tryLock() {
 		return // it is being dispatched at this moment
 	}
-	defer e.mu.Unlock()
+	defer e.unlock()
 	current := e.item.Load().Current()
 	if current.ID != a || current.State.Terminal() || current.Child != "" {
 		return
@@ -192,8 +194,10 @@ func (o *Orchestrator) expire(ctx context.Context, now time.Time) {
 		if item.State == work.StateQueued && len(item.Attempts) == 0 && now.Sub(since) > item.Spec.Limits.QueueTimeout.Std() {
 			e := o.entry(item.ID)
 			o.spawn(ctx, func() {
-				e.mu.Lock()
-				defer e.mu.Unlock()
+				if err := e.lock(ctx); err != nil {
+					return
+				}
+				defer e.unlock()
 				if e.item.Load().State == work.StateQueued {
 					o.complain("item not expired", item.ID, o.apply(ctx, e, work.Expired{}))
 				}

@@ -247,6 +247,9 @@ func (o *Orchestrator) Logs(ctx context.Context, id string, number int) (control
 		return logs, nil
 	}
 	logs.Stdout, logs.Stderr, logs.CapturedAt, logs.Missing = kept.Stdout, kept.Stderr, kept.CapturedAt, kept.Missing
+	if len(kept.Events) > 0 { // of the whole attempt: its end may have been stored before its container's
+		logs.Events = kept.Events
+	}
 	return logs, nil
 }
 
@@ -334,8 +337,10 @@ func (o *Orchestrator) Cancel(ctx context.Context, id, by string) (work.Item, er
 
 // cancel stores the cancellation and returns the attempt it ended, if any.
 func (o *Orchestrator) cancel(ctx context.Context, e *entry, by string) (work.AttemptID, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return "", err
+	}
+	defer e.unlock()
 	item := e.item.Load()
 	if item.State.Terminal() {
 		return "", fmt.Errorf("item %s is %s already: %w", item.ID, item.State, work.ErrConflict)
