@@ -61,6 +61,9 @@ func (o *Orchestrator) end(ctx context.Context, e *entry, a work.AttemptID, end 
 		if err != nil {
 			return err
 		}
+		if end.Result == nil && end.Allocation != "" && claim.Allocation != "" && claim.Allocation != end.Allocation {
+			return nil // a twin's end: another allocation runs the attempt
+		}
 		claim.Ended, claim.EndedAt = true, time.Now().UTC()
 		along := []work.Change{{CloseClaim: &work.CloseClaim{Claim: claim, Index: index}}}
 		if end.Result != nil {

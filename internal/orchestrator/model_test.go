@@ -91,7 +91,7 @@ type step struct {
 // steps by what they do. Those named twice happen twice as often.
 var happenings = []string{
 	"submit", "submit", "place", "place", "complete", "complete", "stuck", "agent_error", "crash", "oom", "exit_silently",
-	"node_lost", "stop_by_hand", "purge_by_hand", "go_silent", "late_result", "duplicate_event", "lose_events", "hear_events",
+	"node_lost", "twin", "stop_by_hand", "purge_by_hand", "go_silent", "late_result", "duplicate_event", "lose_events", "hear_events",
 	"kill_leader", "kill_leader", "nomad_down", "nomad_up", "consul_down", "consul_up", "cancel", "second", "minute", "hour",
 }
 
@@ -254,6 +254,7 @@ func (m *model) happenTo(what string, child *work.Child, i int) {
 	case "complete", "stuck", "agent_error":
 		if !m.consulDown && m.claims[a.Attempt].Allocation == a.ID && !m.claims[a.Attempt].Ended {
 			reason := map[string]work.Reason{"complete": work.ReasonCompleted, "stuck": work.ReasonStuck, "agent_error": work.ReasonAgentError}[what]
+			m.reported[a.Attempt] = reason
 			m.report(a, reason)
 			m.exit(child, i, 0, false)
 		}
@@ -266,6 +267,8 @@ func (m *model) happenTo(what string, child *work.Child, i int) {
 	case "node_lost": // and Nomad runs it elsewhere, though it was told not to
 		child.Allocations[i].ClientStatus = work.ClientLost
 		m.tell(child.Allocations[i])
+		m.place(child)
+	case "twin": // Nomad runs a second allocation beside the first
 		m.place(child)
 	case "stop_by_hand", "purge_by_hand":
 		m.stop(child.ID, what == "purge_by_hand")
@@ -368,6 +371,31 @@ func sequence(steps []step) (err error) {
 		}
 	}
 	return m.settle()
+}
+
+// TestEndOfATwinIsNotTheAttempts: nobody saw the first allocation start when the
+// second one, which may not work, has ended already.
+func TestEndOfATwinIsNotTheAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{world: newWorld()}
+		m.lead()
+		defer func() {
+			m.cancel(work.ErrFenced)
+			<-m.done
+		}()
+		for _, what := range []string{"submit", "lose_events", "place", "twin", "hear_events", "place"} {
+			m.apply(step{what: what})
+		}
+		if err := m.check(); err != nil {
+			t.Fatal(err)
+		}
+		if item := m.item(m.ids[0]); len(item.Attempts) != 1 || item.Attempts[0].State.Terminal() {
+			t.Fatalf("%+v", item.Attempts)
+		}
+		if err := m.settle(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestSlowStarterIsNeverKilled has 50 containers take up to their start limit

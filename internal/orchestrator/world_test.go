@@ -35,9 +35,10 @@ type world struct {
 	critical map[work.AttemptID]bool
 	sessions map[string]bool
 	children map[string]*work.Child
-	tokens   map[work.AttemptID]string // idempotency tokens live as long as the child
-	made     map[work.AttemptID]int    // children ever made
-	worked   map[work.AttemptID]int    // allocations that got past the claim
+	tokens   map[work.AttemptID]string      // idempotency tokens live as long as the child
+	made     map[work.AttemptID]int         // children ever made
+	worked   map[work.AttemptID]int         // allocations that got past the claim
+	reported map[work.AttemptID]work.Reason // by the allocation that held the claim, in time
 	events   []work.Allocation
 	faults   []string
 	serial   int
@@ -48,7 +49,7 @@ func newWorld() *world {
 		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, results: map[work.AttemptID]work.Result{},
 		progress: map[work.AttemptID]work.Progress{}, claims: map[work.AttemptID]work.Claim{}, claimAt: map[work.AttemptID]uint64{},
 		critical: map[work.AttemptID]bool{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
-		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{},
+		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{}, reported: map[work.AttemptID]work.Reason{},
 	}
 }
 
@@ -242,9 +243,12 @@ func (w *world) put(item work.Item) {
 	for _, a := range item.Attempts {
 		if !a.State.Terminal() {
 			open++
-		} else if a.Reason == "" || a.Detail == "" {
+			continue
+		}
+		if a.Reason == "" || a.Detail == "" {
 			w.fault("attempt %s ended without a reason or a sentence", a.ID)
 		}
+		w.checkEnd(a)
 	}
 	if open > 1 || item.State.Terminal() && open > 0 {
 		w.fault("item %s is %s with %d open attempts", item.ID, item.State, open)
@@ -254,6 +258,23 @@ func (w *world) put(item work.Item) {
 		panic(err)
 	}
 	w.items[item.ID] = data
+}
+
+// checkEnd checks an ended attempt against what really became of its worker:
+// what it reported in time counts, and it has not crashed while it works.
+func (w *world) checkEnd(a work.Attempt) {
+	if said := w.reported[a.ID]; said != "" && a.Reason != said && a.Reason != work.ReasonCancelled {
+		w.fault("attempt %s ended %s, its worker had reported %s", a.ID, a.Reason, said)
+	}
+	child := w.children[a.Child]
+	if a.Reason != work.ReasonCrashed && a.Reason != work.ReasonOOMKilled || child == nil {
+		return
+	}
+	for _, alloc := range child.Allocations {
+		if alloc.ID == w.claims[a.ID].Allocation && !alloc.Ended() {
+			w.fault("attempt %s counts as %s, and its worker works", a.ID, a.Reason)
+		}
+	}
 }
 
 // Dispatch and the methods up to Stop are orchestrator.Cluster.

@@ -58,19 +58,20 @@ func (Expired) event()    {}
 
 // Ending is how an attempt ended, as far as it is known.
 type Ending struct {
-	Reason    Reason
-	Detail    string // a sentence; never empty
-	ExitCode  *int
-	Signal    int
-	OOMKilled bool
-	Events    []string // Nomad's task events
-	Result    *Result  // the worker's own report, if there is one
-	Finished  *Result  // work that only lacks its pull request
-	Iteration int      // reached, over all attempts
-	Tokens    Tokens   // spent, over all attempts
-	Commit    string   // last pushed
-	RetryAt   time.Time
-	NoRetry   bool // a person wants no retry
+	Allocation string // whose end it is, as Nomad saw it; empty where it was not seen there
+	Reason     Reason
+	Detail     string // a sentence; never empty
+	ExitCode   *int
+	Signal     int
+	OOMKilled  bool
+	Events     []string // Nomad's task events
+	Result     *Result  // the worker's own report, if there is one
+	Finished   *Result  // work that only lacks its pull request
+	Iteration  int      // reached, over all attempts
+	Tokens     Tokens   // spent, over all attempts
+	Commit     string   // last pushed
+	RetryAt    time.Time
+	NoRetry    bool // a person wants no retry
 }
 
 // Apply returns item as it is after event. The argument is left as it was.

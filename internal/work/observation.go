@@ -102,7 +102,7 @@ func (a Allocation) Running() bool {
 // "complete" too. The earliest cause wins: what was done to the allocation
 // comes before how its process took it.
 func (a Allocation) Ending() Ending {
-	end := Ending{Reason: ReasonCrashed, Events: a.eventLines()}
+	end := Ending{Allocation: a.ID, Reason: ReasonCrashed, Events: a.eventLines()}
 	term := a.terminated()
 	if term != nil {
 		end.ExitCode, end.Signal = exitOf(term)
