@@ -20,13 +20,17 @@ const (
 )
 
 // keepLogs stores the end of the output of a child's first allocation, the one
-// that ran the attempt.
+// that ran the attempt, and what Nomad tells of it.
 func (o *Orchestrator) keepLogs(ctx context.Context, a work.AttemptID, child work.Child) error {
 	logs := &work.KeptLogs{Attempt: a, CapturedAt: time.Now().UTC()}
 	if len(child.Allocations) == 0 {
 		logs.Missing = "it was never placed on a node"
-	} else if err := o.capture(ctx, child.Allocations[0], logs); err != nil {
-		return err
+	} else {
+		ran := child.Allocations[0]
+		logs.Events = ran.Ending().Events
+		if err := o.capture(ctx, ran, logs); err != nil {
+			return err
+		}
 	}
 	if before, err := o.store.Logs(ctx, a); err != nil {
 		return err

@@ -133,6 +133,24 @@ func TestReportedReasonsAreTaken(t *testing.T) {
 	c.clean()
 }
 
+// TestTaskEventsOfAReportedEndAreKept ends an attempt by its report, which comes
+// before Nomad knows of any end.
+func TestTaskEventsOfAReportedEndAreKept(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		r.report(work.ReasonStuck)
+		return nomadd.Exit{}
+	})
+	s := c.start(faults{})
+	id := c.submit(s, 1)[0]
+	c.await(id, inState(work.StateStuck))
+	c.clean()
+	logs, err := s.Logs(t.Context(), id, 1)
+	if err != nil || len(logs.Events) == 0 || !strings.Contains(logs.Events[len(logs.Events)-1], work.TaskTerminated) {
+		t.Fatalf("%v %v", logs.Events, err)
+	}
+}
+
 func TestUnprovenCompletionIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, func(r *run) nomadd.Exit {

@@ -7,6 +7,7 @@ type KeptLogs struct {
 	Attempt    AttemptID `json:"attempt"`
 	Stdout     []string  `json:"stdout"`
 	Stderr     []string  `json:"stderr"`
+	Events     []string  `json:"events,omitempty"` // Nomad's task events
 	CapturedAt time.Time `json:"captured_at"`
 	// Missing says why there is no output, when there is none.
 	Missing string `json:"missing,omitempty"`
