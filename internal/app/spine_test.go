@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,14 +36,17 @@ const (
 	forgeToken = "forge-token-of-the-spine"
 )
 
-// spine is everything around a server, real but for the forge and Nomad, and
-// the binaries under test.
+// spine is everything around a server, real but for the forge and, unless it is
+// there, Nomad.
 type spine struct {
 	t         *testing.T
 	bin       string
 	config    string
 	address   string
 	consul    string
+	prefix    string // of drover's keys
+	worker    string // what the configuration's block of that name holds besides Consul's address
+	command   string // the agent of items that name none
 	nomad     string
 	git       *gittest.Server
 	forge     *forgetest.Server
@@ -50,22 +54,37 @@ type spine struct {
 	transport *http.Transport
 }
 
+// newSpine returns a spine whose workers are processes, with the binaries under test.
 func newSpine(t *testing.T) *spine {
 	t.Helper()
-	s := &spine{t: t, bin: t.TempDir(), transport: cleanhttp.DefaultPooledTransport()}
-	t.Cleanup(s.transport.CloseIdleConnections)
+	s := newSurroundings(t, embeddedNomad(t))
 	s.build("drover", "./cmd/drover")
 	s.build("drover-worker", "./cmd/drover-worker")
 	s.build("agent", "./internal/demo/agent")
-	s.consul = testkit.ConsulAddress(t)
+	s.worker = fmt.Sprintf("driver = %q\n  binary = %q", "raw_exec", filepath.Join(s.bin, "drover-worker"))
+	s.command = filepath.Join(s.bin, "agent")
+	s.writeConfig()
+	return s
+}
+
+// newSurroundings returns what a server needs, with the Nomad at an address.
+func newSurroundings(t *testing.T, nomad string) *spine {
+	t.Helper()
+	s := &spine{t: t, bin: t.TempDir(), nomad: nomad, transport: cleanhttp.DefaultPooledTransport()}
+	t.Cleanup(s.transport.CloseIdleConnections)
+	s.consul = testkit.ConsulAddress(t, `check_update_interval = "0s"`)
+	s.prefix = "test/" + work.NewID(time.Now()) + "/"
 	s.git = gittest.New(t, gittest.Options{Username: "drover", Password: gitToken})
 	if err := s.git.CreateRepo(repository, map[string]string{"README.md": "a shop\n"}); err != nil {
 		t.Fatal(err)
 	}
 	s.forge = forgetest.New(t, forgeToken)
-	s.startNomad()
+	secrets := nomadapi.NewVariable("nomad/jobs/drover-worker")
+	secrets.Items = nomadapi.VariableItems{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": gitToken, "DROVER_FORGE_TOKEN": forgeToken}
+	if _, _, err := s.nomadClient().Variables().Create(secrets, nil); err != nil {
+		t.Fatal(err)
+	}
 	s.address = fmt.Sprintf("127.0.0.1:%d", testkit.FreePorts(t, 1)[0])
-	s.writeConfig()
 	client, err := api.NewClient(api.ClientOptions{Address: "http://" + s.address})
 	if err != nil {
 		t.Fatal(err)
@@ -84,25 +103,21 @@ func (s *spine) build(name, pkg string) {
 	}
 }
 
-func (s *spine) startNomad() {
-	s.t.Helper()
-	server, err := nomadd.New(nomadd.Options{DataDir: s.t.TempDir(), MemoryMB: 16000, Cores: 16, EventBuffer: 1000})
+// embeddedNomad serves the embedded Nomad and returns its address.
+func embeddedNomad(t *testing.T) string {
+	t.Helper()
+	server, err := nomadd.New(nomadd.Options{DataDir: t.TempDir(), MemoryMB: 16000, Cores: 16, EventBuffer: 1000})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	listener := httptest.NewServer(server)
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		if err := server.Close(); err != nil {
-			s.t.Error(err)
+			t.Error(err)
 		}
 		listener.Close()
 	})
-	s.nomad = listener.URL
-	secrets := nomadapi.NewVariable("nomad/jobs/drover-worker")
-	secrets.Items = nomadapi.VariableItems{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": gitToken, "DROVER_FORGE_TOKEN": forgeToken}
-	if _, _, err := s.nomadClient().Variables().Create(secrets, nil); err != nil {
-		s.t.Fatal(err)
-	}
+	return listener.URL
 }
 
 func (s *spine) nomadClient() *nomadapi.Client {
@@ -125,9 +140,8 @@ consul {
 }
 nomad { address = %q }
 worker {
-  driver      = "raw_exec"
-  binary      = %q
   consul_addr = %q
+  %s
 }
 defaults {
   command       = [%q]
@@ -142,8 +156,7 @@ orchestrator {
   leader_ttl         = "1s"
   reconcile_interval = "2s"
 }
-`, s.address, s.consul, "test/"+work.NewID(time.Now())+"/", s.nomad, filepath.Join(s.bin, "drover-worker"), s.consul,
-		filepath.Join(s.bin, "agent"), s.forge.URL())
+`, s.address, s.consul, s.prefix, s.nomad, s.consul, s.worker, s.command, s.forge.URL())
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -184,11 +197,23 @@ func (p *process) kill() {
 // submit submits items, and tries until a server takes them.
 func (s *spine) submit(tasks ...string) []string {
 	s.t.Helper()
-	submissions := make([]control.Submission, len(tasks))
-	ids := make([]string, len(tasks))
+	specs := make([]work.Spec, len(tasks))
 	for i, task := range tasks {
+		specs[i] = work.Spec{Task: task}
+	}
+	return s.submitSpecs(specs)
+}
+
+// submitSpecs is submit for whole specifications; one that names no repository
+// is about the usual one.
+func (s *spine) submitSpecs(specs []work.Spec) []string {
+	s.t.Helper()
+	submissions := make([]control.Submission, len(specs))
+	ids := make([]string, len(specs))
+	for i, spec := range specs {
+		spec.Repository = cmp.Or(spec.Repository, s.git.URL(repository))
 		ids[i] = work.NewID(time.Now())
-		submissions[i] = control.Submission{ID: ids[i], Spec: work.Spec{Repository: s.git.URL(repository), Task: task}}
+		submissions[i] = control.Submission{ID: ids[i], Spec: spec}
 	}
 	testkit.Eventually(s.t, patience, func() error {
 		ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
