@@ -147,9 +147,13 @@ func (o *Orchestrator) removeChild(ctx context.Context, attempt work.Attempt) er
 	if err != nil {
 		return err
 	}
-	running := false
+	running, settling := false, false
 	for _, a := range child.Allocations {
 		running = running || !a.Ended()
+		settling = settling || a.Ended() && !a.Settled()
+	}
+	if settling {
+		return nil // its last output and status are about to come
 	}
 	if running && attempt.Result != nil && time.Since(attempt.EndedAt) < exitGrace {
 		return nil

@@ -151,6 +151,51 @@ func TestTaskEventsOfAReportedEndAreKept(t *testing.T) {
 	}
 }
 
+// TestChildIsRemovedOnceNomadHasSettledIt shows the child's task as terminated
+// while its allocation still counts as running, as Nomad does for a moment.
+func TestChildIsRemovedOnceNomadHasSettledIt(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		r.report(work.ReasonStuck)
+		return nomadd.Exit{}
+	})
+	var nomad *lagging
+	s := c.start(faults{cluster: func(world orchestrator.Cluster) orchestrator.Cluster {
+		nomad = &lagging{Cluster: world}
+		return nomad
+	}})
+	c.await(c.submit(s, 1)[0], inState(work.StateStuck))
+	c.clean()
+	if nomad.looks.Load() < 2 || nomad.early.Load() {
+		t.Fatalf("looked at %d times, removed before it was settled: %v", nomad.looks.Load(), nomad.early.Load())
+	}
+}
+
+// lagging is a Nomad that says the final status of an allocation only when it is
+// asked for a second time.
+type lagging struct {
+	orchestrator.Cluster
+	looks atomic.Int64 // at a child that has ended
+	early atomic.Bool  // removed before the second look
+}
+
+func (l *lagging) Child(ctx context.Context, id string) (work.Child, error) {
+	child, err := l.Cluster.Child(ctx, id)
+	for i, a := range child.Allocations {
+		if a.Ended() && l.looks.Add(1) == 1 {
+			child.Allocations[i].ClientStatus = work.ClientRunning
+		}
+	}
+	return child, err
+}
+
+func (l *lagging) Stop(ctx context.Context, child string, purge bool) error {
+	if l.looks.Load() < 2 {
+		l.early.Store(true)
+	}
+	return l.Cluster.Stop(ctx, child, purge)
+}
+
 func TestUnprovenCompletionIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, func(r *run) nomadd.Exit {

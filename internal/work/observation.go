@@ -84,12 +84,17 @@ const (
 )
 
 // Ended reports whether the allocation will do no more work, or can't be trusted to.
-func (a Allocation) Ended() bool {
+func (a Allocation) Ended() bool { return a.Settled() || a.terminated() != nil }
+
+// Settled reports whether Nomad has said its last word about the allocation. It
+// tells that a task terminated a moment before it knows what that makes of the
+// allocation.
+func (a Allocation) Settled() bool {
 	switch a.ClientStatus {
 	case ClientComplete, ClientFailed, ClientLost, ClientUnknown:
 		return true
 	}
-	return a.terminated() != nil
+	return false
 }
 
 // Running reports whether the task's process runs.
