@@ -44,6 +44,10 @@ test: lint consul $(if $(engine),image,build) ## Check all that CI checks: lint,
 model: ## Drive the orchestrator through 10,000 random orders of events, in virtual time
 	go test -count=1 -run TestRulesHoldInEveryOrderOfEvents ./internal/orchestrator -rapid.checks=10000
 
+.PHONY: bench
+bench: $(if $(engine),image,build) ## Measure latencies; ONLY=name for one benchmark, REAL=1 on the Nomad and Consul on the PATH
+	@go run ./internal/bench $(if $(ONLY),-only $(ONLY)) $(if $(REAL),-real)
+
 .PHONY: clean
 clean: ## Remove what was built, except images
 	rm -rf bin build
