@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
 
 	"drover/consul"
-	"drover/internal/devcluster/consuld"
 	"drover/internal/testkit"
 	"drover/internal/work"
 )
@@ -29,21 +26,13 @@ const (
 // onBoth runs a test against the embedded Consul and the real one.
 func onBoth(t *testing.T, test func(t *testing.T, open opener)) {
 	t.Helper()
-	for name, address := range map[string]func(t *testing.T) string{"embedded": embedded, "real": func(t *testing.T) string { return testkit.ConsulAddress(t) }} {
+	for name, address := range map[string]func(t *testing.T) string{"embedded": func(t *testing.T) string { return testkit.EmbeddedConsul(t) }, "real": func(t *testing.T) string { return testkit.ConsulAddress(t) }} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			addr, prefix := address(t), "test/"+work.NewID(time.Now())
 			test(t, func(via ...http.RoundTripper) *consul.Client { return open(t, addr, prefix, via...) })
 		})
 	}
-}
-
-func embedded(t *testing.T) string {
-	t.Helper()
-	server := consuld.New(consuld.Options{})
-	listener := httptest.NewServer(server)
-	t.Cleanup(func() { server.Close(); listener.Close() })
-	return listener.Listener.Addr().String()
 }
 
 // opener opens a client of the test's own Consul and prefix, over the connection given if there is one.
@@ -133,39 +122,17 @@ func TestResignLetsTheNextLeadAtOnce(t *testing.T) {
 func TestSilentLeaderLosesItsTerm(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		client := open()
-		cut := &switchable{base: cleanhttp.DefaultPooledTransport()}
-		t.Cleanup(cut.base.(*http.Transport).CloseIdleConnections)
-		old := lead(t, open(cut), "a")
-		cut.off()
+		transport := cleanhttp.DefaultPooledTransport()
+		t.Cleanup(transport.CloseIdleConnections)
+		line := &testkit.Line{Base: transport}
+		old := lead(t, open(line), "a")
+		line.Cut()
 		lead(t, client, "b")
 		<-old.Context().Done()
 		if err := old.Commit(t.Context(), work.Change{PutItem: newItem("late")}); !errors.Is(err, work.ErrFenced) {
 			t.Fatalf("%v", err)
 		}
 	})
-}
-
-// switchable is a connection that can be cut.
-type switchable struct {
-	base http.RoundTripper
-	mu   sync.Mutex
-	cut  bool
-}
-
-func (s *switchable) off() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cut = true
-}
-
-func (s *switchable) RoundTrip(r *http.Request) (*http.Response, error) {
-	s.mu.Lock()
-	cut := s.cut
-	s.mu.Unlock()
-	if cut {
-		return nil, errors.New("connection cut")
-	}
-	return s.base.RoundTrip(r)
 }
 
 func TestCommitsTogetherAreAllStored(t *testing.T) {

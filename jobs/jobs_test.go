@@ -2,7 +2,6 @@ package jobs_test
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"testing"
 
 	"github.com/hashicorp/nomad/api"
@@ -16,12 +15,15 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 
 // TestSpecificationsAreTaken has Nomad parse and plan each shipped job.
 func TestSpecificationsAreTaken(t *testing.T) {
-	for name, open := range map[string]func(t *testing.T) *api.Client{
-		"embedded": embedded,
-		"real":     func(t *testing.T) *api.Client { return testkit.Nomad(t) },
+	for name, address := range map[string]func(t *testing.T) string{
+		"embedded": func(t *testing.T) string { return testkit.EmbeddedNomad(t, nomadd.Options{}) },
+		"real":     func(t *testing.T) string { return testkit.Nomad(t).Address() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := open(t)
+			client, err := api.NewClient(&api.Config{Address: address(t), HttpClient: &http.Client{Transport: &http.Transport{}}})
+			if err != nil {
+				t.Fatal(err)
+			}
 			t.Cleanup(client.Close)
 			for job, source := range map[string][2]string{
 				"worker":          {jobs.Worker, `image = "worker:1"`},
@@ -39,24 +41,4 @@ func TestSpecificationsAreTaken(t *testing.T) {
 			}
 		})
 	}
-}
-
-func embedded(t *testing.T) *api.Client {
-	t.Helper()
-	server, err := nomadd.New(nomadd.Options{DataDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener := httptest.NewServer(server)
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		listener.Close()
-	})
-	client, err := api.NewClient(&api.Config{Address: listener.URL, HttpClient: &http.Client{Transport: &http.Transport{}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,7 +36,7 @@ esac
 // onBoth runs a test against the embedded Nomad and, where there is one, the real one.
 func onBoth(t *testing.T, test func(t *testing.T, open func() *nomad.Client)) {
 	t.Helper()
-	for name, address := range map[string]func(t *testing.T) string{"embedded": embedded, "real": func(t *testing.T) string { return testkit.Nomad(t).Address() }} {
+	for name, address := range map[string]func(t *testing.T) string{"embedded": func(t *testing.T) string { return testkit.EmbeddedNomad(t, nomadd.Options{}) }, "real": func(t *testing.T) string { return testkit.Nomad(t).Address() }} {
 		t.Run(name, func(t *testing.T) {
 			addr := address(t)
 			command := filepath.Join(t.TempDir(), "worker.sh")
@@ -47,22 +46,6 @@ func onBoth(t *testing.T, test func(t *testing.T, open func() *nomad.Client)) {
 			test(t, func() *nomad.Client { return open(t, addr, command) })
 		})
 	}
-}
-
-func embedded(t *testing.T) string {
-	t.Helper()
-	server, err := nomadd.New(nomadd.Options{DataDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener := httptest.NewServer(server)
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		listener.Close()
-	})
-	return listener.URL
 }
 
 var resources = work.Resources{MemoryMB: 64, CPUMHz: 50, PIDs: 20}

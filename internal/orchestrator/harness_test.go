@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,7 +20,6 @@ import (
 
 	"drover/consul"
 	"drover/internal/control"
-	"drover/internal/devcluster/consuld"
 	"drover/internal/devcluster/nomadd"
 	"drover/internal/orchestrator"
 	"drover/internal/testkit"
@@ -53,22 +51,10 @@ func newCluster(t *testing.T, task func(*run) nomadd.Exit) *cluster {
 	t.Helper()
 	c := &cluster{t: t, prefix: "test/", transport: cleanhttp.DefaultPooledTransport()}
 	c.tasks = &scripted{cluster: c, task: task}
-	consulServer := consuld.New(consuld.Options{})
-	nomadServer, err := nomadd.New(nomadd.Options{DataDir: t.TempDir(), MemoryMB: 64000, Cores: 64, Drivers: map[string]nomadd.Driver{"docker": c.tasks}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	consulHTTP, nomadHTTP := httptest.NewServer(consulServer), httptest.NewServer(nomadServer)
-	t.Cleanup(func() {
-		consulServer.Close()
-		if err := nomadServer.Close(); err != nil {
-			t.Error(err)
-		}
-		c.transport.CloseIdleConnections()
-		consulHTTP.Close()
-		nomadHTTP.Close()
-	})
-	c.consulURL, c.nomadURL = consulHTTP.URL, nomadHTTP.URL
+	c.consulURL = testkit.EmbeddedConsul(t)
+	c.nomadURL = testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 64000, Cores: 64, Drivers: map[string]nomadd.Driver{"docker": c.tasks}})
+	t.Cleanup(c.transport.CloseIdleConnections)
+	var err error
 	c.consul, err = consulapi.NewClient(&consulapi.Config{Address: c.consulURL, HttpClient: &http.Client{Transport: c.transport}})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +67,7 @@ type server struct {
 	*orchestrator.Orchestrator
 	term  *consul.Term
 	ended chan struct{}
-	cut   *cuttable
+	line  *testkit.Line
 }
 
 // faults change what an orchestrator sees of the world; nil means as it is.
@@ -92,13 +78,13 @@ type faults struct {
 
 func (c *cluster) start(f faults) *server {
 	c.t.Helper()
-	cut := &cuttable{base: c.transport}
-	store, err := consul.Open(consul.Options{Address: c.consulURL, Prefix: c.prefix, Transport: cut})
+	line := &testkit.Line{Base: c.transport}
+	store, err := consul.Open(consul.Options{Address: c.consulURL, Prefix: c.prefix, Transport: line})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	nomadClient, err := nomad.Open(nomad.Options{
-		Address: c.nomadURL, Transport: cut,
+		Address: c.nomadURL, Transport: line,
 		Job: nomad.Job{Source: jobs.Worker, Default: nomad.RunnerOf(work.Spec{}.WithDefaults(defaults()))},
 	})
 	if err != nil {
@@ -123,7 +109,7 @@ func (c *cluster) start(f faults) *server {
 	if os.Getenv("DROVER_TEST_LOG") != "" {
 		log = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug})
 	}
-	s := &server{term: term, ended: make(chan struct{}), cut: cut}
+	s := &server{term: term, ended: make(chan struct{}), line: line}
 	s.Orchestrator = orchestrator.New(orchestrator.Config{
 		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: defaults(), Retry: retry,
 		ReconcileEvery: 500 * time.Millisecond, KVPrefix: c.prefix,
@@ -144,7 +130,7 @@ func (s *server) stop() {
 // crash ends the server as kill -9 would: from now on nothing it does reaches anyone.
 func (c *cluster) crash(s *server) {
 	c.t.Helper()
-	s.cut.off()
+	s.line.Cut()
 	s.stop()
 }
 
@@ -331,26 +317,3 @@ func (p *process) Signal(sig syscall.Signal) error {
 }
 
 func (p *process) Usage(context.Context) (nomadd.Usage, error) { return nomadd.Usage{}, nil }
-
-// cuttable is a connection that can be cut for good.
-type cuttable struct {
-	base http.RoundTripper
-	mu   sync.Mutex
-	cut  bool
-}
-
-func (c *cuttable) off() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = true
-}
-
-func (c *cuttable) RoundTrip(r *http.Request) (*http.Response, error) {
-	c.mu.Lock()
-	cut := c.cut
-	c.mu.Unlock()
-	if cut {
-		return nil, errors.New("connection cut")
-	}
-	return c.base.RoundTrip(r)
-}
