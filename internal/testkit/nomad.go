@@ -72,6 +72,7 @@ func startNomad(t testing.TB) string {
 		_ = agent.Process.Signal(syscall.SIGINT)
 		_ = agent.Wait()
 		_ = log.Close()
+		unmountBelow(t, dir)
 	})
 	addr := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
 	if err := awaitNode(addr); err != nil {
@@ -125,4 +126,23 @@ func awaitNode(addr string) error {
 		last = err
 	}
 	return fmt.Errorf("nomad at %s has no ready node: %w", addr, cmp.Or(last, os.ErrDeadlineExceeded))
+}
+
+// unmountBelow detaches what an agent that ended has left mounted for its
+// tasks, such as their directories of secrets, so that dir can be removed.
+func unmountBelow(t testing.TB, dir string) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Errorf("look for mounts below %s: %v", dir, err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || !strings.HasPrefix(fields[1], dir+"/") {
+			continue
+		}
+		if err := syscall.Unmount(fields[1], syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", fields[1], err)
+		}
+	}
 }
