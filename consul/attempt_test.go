@@ -136,6 +136,42 @@ func TestEndedAttemptIsNotClaimed(t *testing.T) {
 	})
 }
 
+// TestWorkerMayLeaveWhileItsSessionIsEnded has the worker's service vanish
+// between the look at it and its removal.
+func TestWorkerMayLeaveWhileItsSessionIsEnded(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client, e := open(), envelope(time.Minute)
+		a := claim(t, client, e, firstAllocation)
+		wire := &preceded{base: cleanhttp.DefaultPooledTransport(), path: "/agent/service/deregister/", first: func() error {
+			return client.ForgetWorker(t.Context(), e.Attempt, firstAllocation)
+		}}
+		t.Cleanup(wire.base.CloseIdleConnections)
+		vanishing := open(wire)
+		if err := vanishing.EndSession(t.Context(), a.Claim()); err != nil {
+			t.Fatal(err)
+		}
+		if left := services(t, client, e); len(left) > 0 {
+			t.Fatalf("left %v", left)
+		}
+	})
+}
+
+// preceded does something before it passes a request of a path on.
+type preceded struct {
+	base  *http.Transport
+	path  string
+	first func() error
+}
+
+func (p *preceded) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.Contains(r.URL.Path, p.path) {
+		if err := p.first(); err != nil {
+			return nil, err
+		}
+	}
+	return p.base.RoundTrip(r)
+}
+
 func TestServiceTellsPeopleWhatRuns(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		client, e := open(), envelope(time.Minute)

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -132,7 +133,11 @@ func (c *Client) removeWorkerService(ctx context.Context, claim work.Claim) erro
 	id := workerServiceID(claim.Attempt, claim.Allocation)
 	query := (&api.QueryOptions{}).WithContext(ctx)
 	if _, _, err := c.repeat.Agent().Service(id, query); err == nil {
-		return classify("deregister "+id, true, c.repeat.Agent().ServiceDeregisterOpts(id, query))
+		err = classify("deregister "+id, true, c.repeat.Agent().ServiceDeregisterOpts(id, query))
+		if errors.Is(err, work.ErrNotFound) {
+			return nil // the worker did so itself meanwhile
+		}
+		return err
 	}
 	if claim.Node == "" {
 		return nil
