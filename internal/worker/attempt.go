@@ -202,7 +202,11 @@ func (w *worker) abandon(hold context.Context) {
 	}
 	pushing, cancel := context.WithTimeout(hold, stopPush)
 	defer cancel()
-	if _, err := w.push(pushing); err != nil {
+	err := w.persistently(pushing, func() error {
+		_, err := w.push(pushing)
+		return err
+	})
+	if err != nil {
 		w.log.Error("last push", "error", err)
 	}
 	saving, cancelSave := context.WithTimeout(hold, stopSave)

@@ -31,7 +31,7 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 		wait := pushCheck
 		if mark := w.repo.Mark(); mark != pushed {
 			_, err := w.push(ctx)
-			if err == nil || errors.Is(err, gitrepo.ErrRejected) || errors.Is(err, gitrepo.ErrAuth) {
+			if err == nil || errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, gitrepo.ErrAuth) {
 				pushed, backoff = mark, pushBackoff // what was refused is tried again with the next commit
 			} else {
 				wait, backoff = backoff, min(2*backoff, maxPushBackoff)
@@ -49,7 +49,7 @@ func (w *worker) persistently(ctx context.Context, call func() error) error {
 	backoff := pushBackoff
 	for try := 1; ; try++ {
 		err := call()
-		if err == nil || try == pushTries || errors.Is(err, gitrepo.ErrRejected) || errors.Is(err, gitrepo.ErrAuth) {
+		if err == nil || try == pushTries || errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, gitrepo.ErrAuth) {
 			return err
 		}
 		w.log.Warn("remote did not answer well, trying again", "error", err)

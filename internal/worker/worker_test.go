@@ -343,22 +343,6 @@ func TestStopPushesTheLastCommits(t *testing.T) {
 	b.wantNothingLeft()
 }
 
-func TestFailedPushesAreRepeated(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, `gate on; commit one`)
-	wait := b.start(t.Context())
-	b.eventuallySaid("waiting")
-	b.git.FailPushes(2)
-	b.open("on")
-	if err := wait(); err != nil {
-		t.Fatal(err)
-	}
-	if r := b.reported(); !r.Proven() || r.Changes.Commits != 1 {
-		t.Errorf("result %+v", r)
-	}
-	b.wantLog("one")
-}
-
 func TestAgentsOwnBranchAndHooksChangeNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `

@@ -18,8 +18,8 @@ import (
 var (
 	// ErrAuth says that the repository refused the credentials, or that there are none.
 	ErrAuth = errors.New("access refused")
-	// ErrRejected says that the repository took the credentials, but not the push.
-	ErrRejected = errors.New("push rejected")
+	// ErrMoved says that the remote branch has commits that the pushed ones do not descend from.
+	ErrMoved = errors.New("push rejected, somebody else has moved the branch")
 )
 
 // defaultUsername is what forges take beside a token.
@@ -121,7 +121,7 @@ var (
 		"returned error: 401", "returned error: 403", "Permission denied (publickey", "Permission to ", "Host key verification failed",
 		"Repository not found", "does not appear to be a git repository", "not allowed to push", "You are not allowed", "HTTP Basic: Access denied",
 	}
-	rejected = []string{"[rejected]", "[remote rejected]", "non-fast-forward", "fetch first", "protected branch"}
+	moved = []string{"[rejected]", "non-fast-forward", "fetch first"}
 )
 
 func (r *Repo) explain(what string, exit process.Exit, stderr string) error {
@@ -130,8 +130,8 @@ func (r *Repo) explain(what string, exit process.Exit, stderr string) error {
 	switch {
 	case slices.ContainsFunc(refusals, contains), strings.Contains(stderr, "repository '") && contains("' not found"):
 		return fmt.Errorf("%s: %w: %s; %s", what, ErrAuth, text, r.remedy())
-	case slices.ContainsFunc(rejected, contains):
-		return fmt.Errorf("%s: %w: %s", what, ErrRejected, text)
+	case slices.ContainsFunc(moved, contains):
+		return fmt.Errorf("%s: %w: %s", what, ErrMoved, text)
 	}
 	return fmt.Errorf("%s: %s: %s", what, exit, text)
 }

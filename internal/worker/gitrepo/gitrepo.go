@@ -184,7 +184,7 @@ func (r *Repo) descends(ctx context.Context, sha, ancestor string) bool {
 
 // Push pushes the agent's commits and returns the newest. Without any commit
 // nothing is pushed. It never forces: where the remote branch has commits that
-// the agent's lack, it returns ErrRejected.
+// the agent's lack, it returns ErrMoved.
 func (r *Repo) Push(ctx context.Context) (string, error) {
 	tip, err := r.Tip(ctx)
 	if err != nil {
