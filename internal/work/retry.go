@@ -207,11 +207,15 @@ func (p RetryPolicy) again(item Item, action Action, end Ending, now time.Time) 
 		d.Why = fmt.Sprintf("start failure %d of %d, again after %s", item.StartFailures+1, p.MaxStartFailures, wait.Round(time.Second))
 	case ActWait:
 		d.Counter = ""
-		d.NotBefore = end.RetryAt
-		if !d.NotBefore.After(now) {
+		switch {
+		case end.RetryAt.IsZero():
 			d.NotBefore = now.Add(p.jittered(p.RateLimitWait.Std(), attempt))
+		case end.RetryAt.After(now):
+			d.NotBefore = end.RetryAt
+		default: // reset while the attempt ended; a pause keeps a wrong clock from spinning
+			d.NotBefore = now.Add(p.jittered(nth(p.Backoff, 0), attempt))
 		}
-		d.Why = fmt.Sprintf("waits until the limit resets at %s, no retry spent", d.NotBefore.UTC().Format(time.RFC3339))
+		d.Why = fmt.Sprintf("waits for the limit to reset until %s, no retry spent", d.NotBefore.UTC().Format(time.RFC3339))
 	default:
 		return Decision{State: StateFailed, Why: fmt.Sprintf("no rule for %s", end.Reason)}
 	}

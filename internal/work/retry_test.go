@@ -175,3 +175,22 @@ func TestOverrideChangesOneRow(t *testing.T) {
 		t.Fatal("the default table was changed")
 	}
 }
+
+// TestRateLimitWaits holds the wait to the reset that was stated: also one that
+// has passed when the attempt's end is stored, and none at all.
+func TestRateLimitWaits(t *testing.T) {
+	policy := work.DefaultRetryPolicy()
+	for name, c := range map[string]struct {
+		reset    time.Time
+		min, max time.Duration
+	}{
+		"to come": {now.Add(time.Hour), time.Hour, time.Hour},
+		"passed":  {now.Add(-time.Second), time.Minute, 72 * time.Second},
+		"unknown": {time.Time{}, 15 * time.Minute, 18 * time.Minute},
+	} {
+		d := policy.Next(running(t), work.Ending{Reason: work.ReasonRateLimited, Detail: "wait", RetryAt: c.reset}, now)
+		if wait := d.NotBefore.Sub(now); wait < c.min || wait > c.max || d.State != work.StateQueued || d.Counter != "" {
+			t.Errorf("%s: %+v after %s", name, d, wait)
+		}
+	}
+}
