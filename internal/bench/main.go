@@ -24,6 +24,7 @@ type benchmark struct {
 
 var benchmarks = []benchmark{
 	{name: "oom_visible", run: oomVisible},
+	{name: "leader_handover", run: handover},
 }
 
 func main() {
