@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -79,6 +81,7 @@ type Limits struct {
 type Test struct {
 	Command string   `json:"command,omitempty"` // run by sh -c in the repository
 	Timeout Duration `json:"timeout,omitempty"`
+	JUnit   string   `json:"junit,omitempty"` // pattern of the JUnit XML reports that the command writes, as in target/surefire-reports/*.xml; ** is any number of directories
 }
 
 // Pull request providers.
@@ -151,6 +154,9 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	}
 	if s.Queue != "" && !ValidQueueName(s.Queue) {
 		bad("queue %q: use lower-case letters, digits, dot, dash and underscore, at most 64", s.Queue)
+	}
+	if _, err := path.Match(s.Test.JUnit, ""); err != nil || path.IsAbs(s.Test.JUnit) || slices.Contains(strings.Split(s.Test.JUnit, "/"), "..") {
+		bad("test.junit %q: give a pattern of paths below the repository, as in build/**/*.xml", s.Test.JUnit)
 	}
 	if s.Base != "" && (!baseName.MatchString(s.Base) || strings.Contains(s.Base, "..")) {
 		bad("base %q is not a branch name", s.Base)

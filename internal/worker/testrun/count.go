@@ -2,12 +2,31 @@ package testrun
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
+	"time"
 )
 
-// counter counts tests in the output of go test -json and in TAP.
+// counter counts tests: in the output of go test -json, in TAP and in JUnit's reports.
 type counter struct {
 	passed, failed int
+}
+
+// orReports returns the counts of the reports, if the tests write some, and else
+// its own. The error says why reports don't count.
+func (c counter) orReports(o Options, began time.Time) (counter, error) {
+	if o.Test.JUnit == "" {
+		return c, nil
+	}
+	var reported counter
+	reports, err := reported.junit(o.Dir, o.Test.JUnit, began)
+	if reports > 0 {
+		return reported, err
+	}
+	if err == nil {
+		err = fmt.Errorf("no report of this run matches %s", o.Test.JUnit)
+	}
+	return c, err
 }
 
 func (c *counter) line(line string) {

@@ -47,6 +47,7 @@ func Run(ctx context.Context, o Options) work.TestOutcome {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
+	began := time.Now()
 	var counter counter
 	lines := &process.Lines{Line: counter.line}
 	tail := &process.Tail{Max: 4 * maxDetailBytes}       // more than is kept, so that no secret is cut before it is seen
@@ -56,6 +57,7 @@ func Run(ctx context.Context, o Options) work.TestOutcome {
 		Stdout: io.MultiWriter(output, lines), Stderr: output, Alive: o.Alive, Grace: o.Grace,
 	})
 	lines.Flush()
+	counter, report := counter.orReports(o, began)
 	outcome := work.TestOutcome{Run: counter.passed + counter.failed, Passed: counter.passed, Failed: counter.failed}
 	end := o.Redact(strings.TrimSpace(tail.String()))
 	end = strings.ToValidUTF8(end[max(0, len(end)-maxDetailBytes):], "")
@@ -70,6 +72,9 @@ func Run(ctx context.Context, o Options) work.TestOutcome {
 		outcome.Status, outcome.Detail = work.TestFailed, fmt.Sprintf("%s; %s", exit, end)
 	default:
 		outcome.Status = work.TestPassed
+	}
+	if report != nil {
+		outcome.Detail = strings.TrimPrefix(outcome.Detail+"; "+o.Redact(report.Error()), "; ")
 	}
 	return outcome
 }
