@@ -19,6 +19,7 @@ func endingOf(r work.Result) work.Ending {
 	end := work.Ending{
 		Reason: r.Reason, Detail: r.Detail, ExitCode: &code, Signal: r.Signal, OOMKilled: r.Reason == work.ReasonOOMKilled,
 		Result: &r, Iteration: r.Iteration, Tokens: r.Tokens, Commit: r.RemoteCommit, RetryAt: r.RetryAt,
+		CostUSD: r.CostUSD, Conversation: r.Conversation,
 	}
 	if r.Reason == work.ReasonCompleted && !r.Proven() {
 		end.Reason = work.ReasonCrashed
@@ -101,7 +102,7 @@ func (o *Orchestrator) evidence(ctx context.Context, a work.AttemptID, end work.
 		return end, err
 	}
 	end.Iteration, end.Tokens, end.Commit = progress.Iteration, progress.Tokens, progress.Commit
-	end.Finished = progress.Finished
+	end.CostUSD, end.Conversation, end.Finished = progress.CostUSD, progress.Conversation, progress.Finished
 	return end, nil
 }
 

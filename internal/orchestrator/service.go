@@ -89,7 +89,7 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 	if _, known := o.cfg.Queues[spec.Queue]; !known {
 		return work.Item{}, false, fmt.Errorf("unknown queue %q: known are %s: %w", spec.Queue, strings.Join(o.queueNames(), ", "), work.ErrInvalid)
 	}
-	if len(spec.Command) == 0 {
+	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
 		return work.Item{}, false, fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
 	}
 	if e := o.entry(s.ID); e != nil {

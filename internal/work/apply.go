@@ -69,9 +69,12 @@ type Ending struct {
 	Finished   *Result  // work that only lacks its pull request
 	Iteration  int      // reached, over all attempts
 	Tokens     Tokens   // spent, over all attempts
+	CostUSD    float64  // spent, over all attempts
 	Commit     string   // last pushed
 	RetryAt    time.Time
 	NoRetry    bool // a person wants no retry
+
+	Conversation *Conversation // the agent's latest, nil if it has none
 }
 
 // Apply returns item as it is after event. The argument is left as it was.
@@ -216,6 +219,8 @@ func (a *Attempt) end(end Ending, now time.Time) error {
 func (i *Item) keep(end Ending) {
 	i.Iteration = max(i.Iteration, end.Iteration)
 	i.Tokens = Tokens{In: max(i.Tokens.In, end.Tokens.In), Out: max(i.Tokens.Out, end.Tokens.Out)}
+	i.CostUSD = max(i.CostUSD, end.CostUSD)
+	i.Conversation = or(end.Conversation, i.Conversation)
 	i.Commit = or(end.Commit, i.Commit)
 	if end.Finished != nil {
 		i.Finished = end.Finished
@@ -223,6 +228,8 @@ func (i *Item) keep(end Ending) {
 	if r := end.Result; r != nil {
 		i.Iteration = max(i.Iteration, r.Iteration)
 		i.Tokens = Tokens{In: max(i.Tokens.In, r.Tokens.In), Out: max(i.Tokens.Out, r.Tokens.Out)}
+		i.CostUSD = max(i.CostUSD, r.CostUSD)
+		i.Conversation = or(r.Conversation, i.Conversation)
 		i.Commit = or(r.RemoteCommit, i.Commit)
 		i.Test = r.Test
 		if r.Reason == ReasonCompleted {

@@ -26,8 +26,11 @@ type Item struct {
 	Commit    string      `json:"commit,omitempty"` // last seen pushed
 	Iteration int         `json:"iteration,omitempty"`
 	Tokens    Tokens      `json:"tokens,omitzero"`
+	CostUSD   float64     `json:"cost_usd,omitempty"` // as far as the agents stated it
 	Test      TestOutcome `json:"test"`
 	PR        PullRequest `json:"pull_request"`
+	// Conversation is the agent's latest.
+	Conversation *Conversation `json:"conversation,omitempty"`
 	// Finished is a result of an attempt that died between push and pull
 	// request: the next attempt only publishes.
 	Finished *Result `json:"finished,omitempty"`
@@ -134,12 +137,15 @@ func (i *Item) Attempt(number int) *Attempt {
 func (i *Item) Envelope(kvPrefix string) Envelope {
 	e := Envelope{
 		Item: i.ID, Attempt: i.CurrentID(), Spec: i.Spec, Branch: i.Branch, KVPrefix: kvPrefix,
-		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, Finished: i.Finished},
+		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, CostUSD: i.CostUSD, Finished: i.Finished},
 	}
 	e.Spec.Resources.MemoryMB = i.MemoryMB
 	if n := len(i.Attempts); n > 1 {
 		last := i.Attempts[n-2]
 		e.Resume.LastReason, e.Resume.LastDetail = last.Reason, last.Detail
+		if last.Reason.CutOff() {
+			e.Resume.Conversation = i.Conversation
+		}
 	}
 	return e
 }

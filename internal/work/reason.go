@@ -33,6 +33,17 @@ func Reasons() []Reason {
 	}
 }
 
+// CutOff reports whether an attempt that ended so was torn from its work: the
+// next may go on with the agent's conversation. Where the agent itself came to an
+// end, a fresh look is worth more.
+func (r Reason) CutOff() bool {
+	switch r {
+	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost:
+		return true
+	}
+	return false
+}
+
 // AttemptState returns the state in which a reason leaves its attempt.
 func (r Reason) AttemptState() AttemptState {
 	switch r {

@@ -8,6 +8,14 @@ type Tokens struct {
 	Out int64 `json:"out"`
 }
 
+// Conversation is an agent's own session, which a later run may go on with.
+type Conversation struct {
+	ID string `json:"id"`
+	// Before is what the item had used when the conversation began: some agents
+	// count their tokens from there on.
+	Before Tokens `json:"before,omitzero"`
+}
+
 // TestOutcome is what the item's test command came to.
 type TestOutcome struct {
 	Status TestStatus `json:"status"`
@@ -52,12 +60,15 @@ type Result struct {
 
 	Iteration    int         `json:"iteration"`
 	Tokens       Tokens      `json:"tokens"`
+	CostUSD      float64     `json:"cost_usd,omitempty"` // as far as the agent stated it, over all attempts
 	Changes      Changes     `json:"changes"`
 	Test         TestOutcome `json:"test"`
 	PR           PullRequest `json:"pull_request"`
 	PeakMemoryMB int         `json:"peak_memory_mb,omitempty"`
 	OOMKills     int         `json:"oom_kills,omitempty"` // processes below the agent that the kernel killed while it went on
 	RetryAt      time.Time   `json:"retry_at,omitzero"`   // rate_limited: when the limit resets
+
+	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
 }
 
 // Proven reports whether the result proves completed work: it names a commit
@@ -89,7 +100,10 @@ type Progress struct {
 	Iteration  int       `json:"iteration"`
 	LastTool   string    `json:"last_tool,omitempty"`
 	Tokens     Tokens    `json:"tokens"`
+	CostUSD    float64   `json:"cost_usd,omitempty"`
 	Commit     string    `json:"commit,omitempty"` // last pushed
+	// Conversation is the agent's latest.
+	Conversation *Conversation `json:"conversation,omitempty"`
 	// Finished is the result so far once the agent and the tests are done and
 	// everything is pushed: should the attempt die between push and pull
 	// request, the next one only publishes.
@@ -100,9 +114,13 @@ type Progress struct {
 type Resume struct {
 	Iteration  int     `json:"iteration,omitempty"`
 	Tokens     Tokens  `json:"tokens,omitzero"`
+	CostUSD    float64 `json:"cost_usd,omitempty"`
 	LastReason Reason  `json:"last_reason,omitempty"`
 	LastDetail string  `json:"last_detail,omitempty"`
-	Finished   *Result `json:"finished,omitempty"`
+	LastLog    string  `json:"last_log,omitempty"` // the end of the last attempt's output, where it is kept
+	// Conversation is the agent's, where the last attempt was cut off in it.
+	Conversation *Conversation `json:"conversation,omitempty"`
+	Finished     *Result       `json:"finished,omitempty"`
 }
 
 // Envelope is the dispatch payload: all that a worker needs to know, and no secret.

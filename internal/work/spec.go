@@ -37,6 +37,25 @@ const (
 	DefaultQueueTimeout  = Duration(30 * 24 * time.Hour)
 )
 
+// The kinds of agents. Each has an adapter in the worker.
+const (
+	AgentPlain      = "plain"       // any command, see docs/agent-protocol.md
+	AgentClaudeCode = "claude-code" // claude -p
+	AgentCodex      = "codex"       // codex exec
+)
+
+// Agents lists every kind of agent.
+func Agents() []string { return []string{AgentPlain, AgentClaudeCode, AgentCodex} }
+
+// Modes of a Loop.
+const (
+	LoopOnce  = "once"  // one run; exit status 0 is done
+	LoopUntil = "until" // run again until the agent says that it is done
+)
+
+// DefaultDonePhrase is how an agent with conversations says that it is done.
+const DefaultDonePhrase = "<done/>"
+
 // MinHeartbeatTTL is the shortest heartbeat TTL. The session bound to the
 // check has a TTL of its own, and Consul allows none below 10 s.
 const MinHeartbeatTTL = Duration(10 * time.Second)
@@ -51,7 +70,11 @@ type Spec struct {
 	Labels     map[string]string `json:"labels,omitempty"`      // for people and filters
 	NotBefore  time.Time         `json:"not_before,omitzero"`   // earliest dispatch
 	Image      string            `json:"image,omitempty"`       // worker image; the server's if empty
-	Command    []string          `json:"command,omitempty"`     // the agent's command; the server's if empty
+	Agent      string            `json:"agent,omitempty"`       // kind of agent; AgentPlain if empty
+	Command    []string          `json:"command,omitempty"`     // the agent's command, or its program where the kind adds flags; the server's if empty
+	Prompt     string            `json:"prompt,omitempty"`      // template of what the agent is told; DefaultPrompt if empty
+	Loop       Loop              `json:"loop,omitzero"`         // whether the agent is run again until it is done
+	Budget     Budget            `json:"budget,omitzero"`       // what the item may use, over all attempts
 	Resources  Resources         `json:"resources,omitzero"`    // hard limits of the container
 	Limits     Limits            `json:"limits,omitzero"`       // time and iterations
 	Test       Test              `json:"test,omitzero"`         // how to test the agent's work
@@ -77,6 +100,19 @@ type Limits struct {
 	QueueTimeout  Duration `json:"queue_timeout,omitempty"`  // from submission to a first dispatch
 }
 
+// Loop says how often an attempt runs the agent.
+type Loop struct {
+	Mode       string `json:"mode,omitempty"`        // LoopOnce if empty
+	DonePhrase string `json:"done_phrase,omitempty"` // a line of the agent's last message that says it is done; DefaultDonePhrase if empty
+}
+
+// Budget bounds what an item uses over all its attempts. Zero is no bound.
+// Wall clock and iterations are bounded by Limits.
+type Budget struct {
+	Tokens  int64   `json:"tokens,omitempty"`   // read and written
+	CostUSD float64 `json:"cost_usd,omitempty"` // as far as the agent states it
+}
+
 // Test says how the agent's work is tested. No command means no test.
 type Test struct {
 	Command string   `json:"command,omitempty"` // run by sh -c in the repository
@@ -95,7 +131,9 @@ const (
 type PR struct {
 	Provider  string   `json:"provider,omitempty"` // guessed from the repository's host if empty
 	APIURL    string   `json:"api_url,omitempty"`  // GitHub Enterprise's REST root; api.github.com if empty
-	Title     string   `json:"title,omitempty"`    // first line of the task if empty
+	Title     string   `json:"title,omitempty"`    // template over PRData; first line of the task if empty
+	Body      string   `json:"body,omitempty"`     // template over PRData; DefaultPRBody if empty
+	Draft     string   `json:"draft,omitempty"`    // DraftOnFailure if empty
 	Labels    []string `json:"labels,omitempty"`
 	Reviewers []string `json:"reviewers,omitempty"`
 }
@@ -169,10 +207,30 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	if len(s.Labels) > 32 {
 		bad("%d labels, at most 32 are allowed", len(s.Labels))
 	}
+	if s.Agent != "" && !slices.Contains(Agents(), s.Agent) {
+		bad("agent %q: use one of %s", s.Agent, strings.Join(Agents(), ", "))
+	}
+	if mode := s.Loop.Mode; mode != "" && mode != LoopOnce && mode != LoopUntil {
+		bad("loop.mode %q: use %s or %s", mode, LoopOnce, LoopUntil)
+	}
+	if strings.Contains(s.Loop.DonePhrase, "\n") {
+		bad("loop.done_phrase is to be one line")
+	}
+	if err := CheckPrompt(s); err != nil {
+		bad("prompt: %v", err)
+	}
 	switch s.PR.Provider {
 	case "", ProviderGitHub, ProviderRequestPull, ProviderNone:
 	default:
 		bad("pull_request.provider %q: use %s, %s or %s", s.PR.Provider, ProviderGitHub, ProviderRequestPull, ProviderNone)
+	}
+	switch s.PR.Draft {
+	case "", DraftOnFailure, DraftAlways, DraftNever:
+	default:
+		bad("pull_request.draft %q: use %s, %s or %s", s.PR.Draft, DraftOnFailure, DraftAlways, DraftNever)
+	}
+	if _, _, err := s.PR.Text(PRData{Task: s.Task, Labels: s.Labels}); err != nil {
+		bad("%v", err)
 	}
 }
 
@@ -188,6 +246,9 @@ func (s Spec) validateNumbers(bad func(string, ...any)) {
 		if v < 0 {
 			bad("%s %d: must not be negative", name, v)
 		}
+	}
+	if s.Budget.Tokens < 0 || s.Budget.CostUSD < 0 {
+		bad("budget: must not be negative")
 	}
 	r := s.Resources
 	if r.MemoryMaxMB > 0 && r.MemoryMaxMB < r.MemoryMB {
@@ -237,7 +298,11 @@ func RedactURL(s string) string {
 // Defaults fill what a specification leaves open.
 type Defaults struct {
 	Image     string
-	Command   []string
+	Agent     string
+	Command   []string // of agents of the kind Agent
+	Prompt    string
+	Loop      Loop
+	Budget    Budget
 	Resources Resources
 	Limits    Limits
 	Test      Test
@@ -265,15 +330,22 @@ func (s Spec) WithDefaults(d Defaults) Spec {
 		s.Priority = &p
 	}
 	s.Image = or(s.Image, d.Image)
-	if len(s.Command) == 0 {
+	agent := or(d.Agent, AgentPlain)
+	s.Agent = or(s.Agent, agent)
+	if len(s.Command) == 0 && s.Agent == agent {
 		s.Command = d.Command
 	}
+	s.Prompt = or(s.Prompt, d.Prompt)
+	s.Loop.Mode = or(s.Loop.Mode, d.Loop.Mode, LoopOnce)
+	s.Loop.DonePhrase = or(s.Loop.DonePhrase, d.Loop.DonePhrase, DefaultDonePhrase)
+	s.Budget.Tokens = or(s.Budget.Tokens, d.Budget.Tokens)
+	s.Budget.CostUSD = or(s.Budget.CostUSD, d.Budget.CostUSD)
 	s.Resources = s.Resources.withDefaults(d.Resources)
 	s.Limits = s.Limits.withDefaults(d.Limits)
 	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)
 	s.PR.APIURL = or(s.PR.APIURL, d.PR.APIURL)
 	s.PR.Provider = or(s.PR.Provider, d.PR.Provider, guessProvider(s.Repository))
-	s.PR.Title = or(s.PR.Title, firstLine(s.Task))
+	s.PR.Draft = or(s.PR.Draft, d.PR.Draft, DraftOnFailure)
 	return s
 }
 

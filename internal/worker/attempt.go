@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"sync"
 	"time"
 
 	"drover/internal/work"
@@ -81,96 +79,6 @@ func (w *worker) finished() (work.Result, bool) {
 	result := *done
 	result.Attempt, result.Allocation, result.StartedAt = w.envelope.Attempt, w.Allocation, w.began
 	return result, true
-}
-
-// errIterations stops an agent that goes on past the item's limit.
-var errIterations = errors.New("the iteration limit is reached")
-
-// develop runs the agent, and pushes each commit as it is made.
-func (w *worker) develop(ctx, hold context.Context) ending {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	w.journal.phase(work.PhaseAgent)
-	if !w.journal.iteration(w.envelope.Resume.Iteration + 1) {
-		return w.agentEnding(errIterations, process.Exit{}, agent.Event{}, 0)
-	}
-	before := w.kills()
-
-	watching, stopWatching := context.WithCancel(hold)
-	defer stopWatching()
-	ended := make(chan struct{})
-	var pushes sync.WaitGroup
-	pushes.Go(func() { w.pushCommits(watching, ended) })
-	defer func() {
-		if ctx.Err() != nil {
-			stopWatching() // there is no time to finish a push that is under way
-		}
-		close(ended)
-		pushes.Wait()
-	}()
-
-	var failure agent.Event
-	stdout, flush := w.stream(w.Stdout, func(line string) {
-		e, ok := agent.Parse(line)
-		if !ok {
-			return
-		}
-		switch e.Type {
-		case agent.EventTool:
-			w.journal.tool(e)
-		case agent.EventTokens:
-			w.journal.tokens(e.Tokens)
-		case agent.EventIteration:
-			if !w.journal.iteration(e.N) {
-				stop(errIterations)
-			}
-		case agent.EventError:
-			failure = e
-		}
-	})
-	stderr, flushErrors := w.stream(w.Stderr, func(string) {})
-	run := agent.Run{
-		Envelope: w.envelope, Iteration: w.envelope.Resume.Iteration, Tree: w.tree(), Home: w.home(), TaskFile: filepath.Join(w.Dir, "task.txt"),
-		Environ: w.Environ, Stdout: stdout, Stderr: stderr, Alive: w.heart.touch, Grace: w.grace(hold),
-	}
-	exit, err := run.Start(ctx)
-	flush()
-	flushErrors()
-	if err != nil {
-		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + err.Error()}
-	}
-	w.log.Info("agent ended", "exit", exit)
-	return w.agentEnding(context.Cause(ctx), exit, failure, w.kills()-before)
-}
-
-// agentEnding says why the agent ended. What was done to it comes before how it took it.
-func (w *worker) agentEnding(cause error, exit process.Exit, failure agent.Event, kills int) ending {
-	end := ending{exit: exit}
-	limits := w.envelope.Spec.Limits
-	switch {
-	case errors.Is(cause, errTimeout):
-		end.reason, end.detail = work.ReasonTimeout, fmt.Sprintf("the agent was stopped after %s, the attempt's limit", limits.Timeout)
-	case errors.Is(cause, errIterations):
-		end.reason, end.detail = work.ReasonMaxIterations, fmt.Sprintf("the agent was stopped after iteration %d, the item's limit", limits.MaxIterations)
-	case exit.Killed() && kills > 0:
-		end.reason, end.detail = work.ReasonOOMKilled, fmt.Sprintf("the kernel killed the agent: out of memory at the limit of %d MB", w.envelope.Spec.Resources.MemoryMB)
-	case exit.Signal != 0:
-		end.reason, end.detail = work.ReasonCrashed, "the agent was killed by "+exit.String()
-	case exit.Code == agent.ExitComplete:
-		end.reason, end.detail = work.ReasonCompleted, "the agent completed its task"
-	case exit.Code == agent.ExitStuck:
-		end.reason, end.detail = work.ReasonStuck, "the agent is stuck (exit code 1)"
-	case exit.Code == agent.ExitMaxIterations:
-		end.reason, end.detail = work.ReasonMaxIterations, "the agent used up its iterations (exit code 2)"
-	case failure.Code == agent.CodeRateLimited:
-		end.reason, end.detail, end.retryAt = work.ReasonRateLimited, "the agent was told to wait", failure.RetryAt
-	default:
-		end.reason, end.detail = work.ReasonAgentError, "the agent failed with "+exit.String()
-	}
-	if failure.Message != "" && end.reason != work.ReasonCompleted {
-		end.detail += ": " + failure.Message
-	}
-	return end
 }
 
 // grace is how long a stopped agent may take: little once the hold is lost.
@@ -299,7 +207,7 @@ func (w *worker) result(end ending) work.Result {
 	r := work.Result{
 		Attempt: w.envelope.Attempt, Allocation: w.Allocation, Reason: end.reason, Detail: w.Redactor.String(end.detail),
 		ExitCode: end.exit.Code, Signal: int(end.exit.Signal), RetryAt: end.retryAt, StartedAt: w.began, EndedAt: time.Now().UTC(),
-		Branch: w.envelope.Branch, Iteration: p.Iteration, Tokens: p.Tokens, PeakMemoryMB: usage.PeakMB,
+		Branch: w.envelope.Branch, Iteration: p.Iteration, Tokens: p.Tokens, CostUSD: p.CostUSD, Conversation: p.Conversation, PeakMemoryMB: usage.PeakMB,
 		Test: work.TestOutcome{Status: work.TestSkipped}, PR: work.PullRequest{Status: work.PRNone},
 	}
 	if end.reason != work.ReasonOOMKilled {

@@ -30,12 +30,15 @@ type journal struct {
 
 	saving sync.Mutex // so that no older progress is stored over newer
 
-	mu     sync.Mutex
-	p      work.Progress
-	before work.Tokens // spent by earlier attempts
-	dirty  bool
-	text   string
-	said   time.Time // when text was made
+	budget work.Budget
+
+	mu         sync.Mutex
+	p          work.Progress
+	before     work.Tokens // spent before the agent's current run
+	costBefore float64     // in USD
+	dirty      bool
+	text       string
+	said       time.Time // when text was made
 }
 
 func newJournal(claim Claim, e work.Envelope, allocation string, log hclog.Logger) *journal {
@@ -43,9 +46,9 @@ func newJournal(claim Claim, e work.Envelope, allocation string, log hclog.Logge
 		claim: claim, limit: e.Spec.Limits.MaxIterations, began: time.Now(), log: log.Named("progress"), now: make(chan struct{}, 1),
 		p: work.Progress{
 			Attempt: e.Attempt, Allocation: allocation, Phase: work.PhasePreparing,
-			Iteration: e.Resume.Iteration, Tokens: e.Resume.Tokens,
+			Iteration: e.Resume.Iteration, Tokens: e.Resume.Tokens, CostUSD: e.Resume.CostUSD, Conversation: e.Resume.Conversation,
 		},
-		before: e.Resume.Tokens,
+		budget: e.Spec.Budget,
 	}
 }
 
@@ -133,10 +136,62 @@ func (j *journal) tool(e agent.Event) {
 	j.update(false, func(p *work.Progress) { p.LastTool = tool })
 }
 
-func (j *journal) tokens(run work.Tokens) {
+// startRun has what the agent says from now on count as said by a new run.
+func (j *journal) startRun() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.before, j.costBefore = j.p.Tokens, j.p.CostUSD
+}
+
+func (j *journal) tokens(e agent.Event) {
 	j.update(false, func(p *work.Progress) {
-		p.Tokens = work.Tokens{In: max(p.Tokens.In, j.before.In+run.In), Out: max(p.Tokens.Out, j.before.Out+run.Out)}
+		before := j.before
+		if e.Conversation && p.Conversation != nil {
+			before = p.Conversation.Before
+		}
+		p.Tokens = work.Tokens{In: max(p.Tokens.In, before.In+e.In), Out: max(p.Tokens.Out, before.Out+e.Out)}
 	})
+}
+
+func (j *journal) cost(usd float64) {
+	j.update(false, func(p *work.Progress) { p.CostUSD = max(p.CostUSD, j.costBefore+usd) })
+}
+
+// conversation takes note of the agent's conversation.
+func (j *journal) conversation(id string) {
+	j.update(true, func(p *work.Progress) {
+		if p.Conversation == nil || p.Conversation.ID != id {
+			p.Conversation = &work.Conversation{ID: id, Before: j.before}
+		}
+	})
+}
+
+func (j *journal) forgetConversation() {
+	j.update(false, func(p *work.Progress) { p.Conversation = nil })
+}
+
+// over says which part of the item's budget is used up, empty if none.
+func (j *journal) over() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	tokens := j.p.Tokens.In + j.p.Tokens.Out
+	switch {
+	case j.budget.Tokens > 0 && tokens >= j.budget.Tokens:
+		return fmt.Sprintf("%d tokens are used, the item's budget is %d", tokens, j.budget.Tokens)
+	case j.budget.CostUSD > 0 && j.p.CostUSD >= j.budget.CostUSD:
+		return fmt.Sprintf("%.2f USD are spent, the item's budget is %.2f USD", j.p.CostUSD, j.budget.CostUSD)
+	}
+	return ""
+}
+
+// costLeft returns what is left of the item's budget in USD, 0 if it has none.
+func (j *journal) costLeft() float64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.budget.CostUSD == 0 {
+		return 0
+	}
+	return j.budget.CostUSD - j.p.CostUSD
 }
 
 // progress returns how far the attempt has come.

@@ -106,8 +106,8 @@ func TestAgentsExitSaysTheReason(t *testing.T) {
 func TestAgentSeesItsTaskAndNoSecretOfTheWorker(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `
-		task=$(cat); [ "$task" = "$(cat "$DROVER_TASK_FILE")" ]
-		env >env.txt; echo "$task" >task.txt
+		cat >prompt.txt; cp "$DROVER_TASK_FILE" task.txt
+		env >env.txt
 		cat .git/config >config.txt
 		git add -A; git commit -q -m all
 		echo "the key is $AGENT_API_KEY"`)
@@ -130,6 +130,10 @@ func TestAgentSeesItsTaskAndNoSecretOfTheWorker(t *testing.T) {
 	}
 	if task := strings.TrimSpace(b.file("task.txt")); task != b.envelope.Spec.Task {
 		t.Errorf("task %q", task)
+	}
+	prompt := b.file("prompt.txt")
+	if !strings.HasPrefix(prompt, b.envelope.Spec.Task+"\n\nThis is attempt 1. The one before ended with crashed.\n") {
+		t.Errorf("prompt %q", prompt)
 	}
 	if out := b.out.String(); !strings.Contains(out, "the key is [redacted]") {
 		t.Errorf("output %s", out)

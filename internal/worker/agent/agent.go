@@ -2,7 +2,10 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -20,6 +23,7 @@ const (
 	ExitComplete      = 0
 	ExitStuck         = 1
 	ExitMaxIterations = 2
+	ExitError         = 3
 )
 
 // ErrNoCommand says that neither the item nor the server names an agent.
@@ -37,6 +41,9 @@ const gitConfig = "[user]\n\tname = drover\n\temail = drover@localhost\n"
 // Run is one run of an agent.
 type Run struct {
 	Envelope  work.Envelope
+	Adapter   Adapter
+	Prompt    string // on its standard input
+	Options   Options
 	Iteration int    // that were before, over all attempts
 	Tree      string // working directory
 	Home      string // made if it is not there
@@ -51,24 +58,48 @@ type Run struct {
 // Start runs the agent until it ends or ctx does.
 // It returns ErrNoCommand, or an error when the agent could not be started.
 func (r Run) Start(ctx context.Context) (process.Exit, error) {
-	spec := r.Envelope.Spec
-	if len(spec.Command) == 0 {
+	args := r.Adapter.Command(r.Options)
+	if len(args) == 0 {
 		return process.Exit{}, ErrNoCommand
 	}
 	if err := os.MkdirAll(r.Home, 0o700); err != nil {
 		return process.Exit{}, err
 	}
-	if err := os.WriteFile(r.TaskFile, []byte(spec.Task), 0o600); err != nil {
+	if err := os.WriteFile(r.TaskFile, []byte(r.Envelope.Spec.Task), 0o600); err != nil {
 		return process.Exit{}, err
 	}
 	if err := os.WriteFile(filepath.Join(r.Home, ".gitconfig"), []byte(gitConfig), 0o600); err != nil {
 		return process.Exit{}, err
 	}
+	return process.Run(ctx, r.command(args))
+}
+
+// command is what runs as the agent does.
+func (r Run) command(args []string) process.Command {
 	env := r.environment()
-	return process.Run(ctx, process.Command{
-		Args: append([]string{lookPath(spec.Command[0], env)}, spec.Command[1:]...), Dir: r.Tree, Env: env, Stdin: spec.Task,
+	return process.Command{
+		Args: append([]string{lookPath(args[0], env)}, args[1:]...), Dir: r.Tree, Env: env, Stdin: r.Prompt,
 		Stdout: r.Stdout, Stderr: r.Stderr, Alive: r.Alive, Grace: r.Grace,
-	})
+	}
+}
+
+// Fingerprint changes with the content of the working tree: what git status and
+// git diff say. The tree's configuration is the agent's, and git runs what it
+// names: so it runs as the agent does, with nothing of the worker's.
+func (r Run) Fingerprint(ctx context.Context) (string, error) {
+	sum := sha256.New()
+	for _, args := range [][]string{{"status", "--porcelain"}, {"diff", "HEAD"}} {
+		command := r.command(append([]string{"git", "--no-optional-locks", "--no-pager"}, args...))
+		command.Stdin, command.Stdout, command.Stderr = "", sum, nil
+		exit, err := process.Run(ctx, command)
+		if err != nil {
+			return "", err
+		}
+		if exit.Code != 0 {
+			return "", fmt.Errorf("git %s in the agent's tree: %s", args[0], exit)
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // environment is all that the agent sees: no variable of Nomad, Consul or git's credentials.
@@ -80,6 +111,7 @@ func (r Run) environment() []string {
 		"DROVER_ATTEMPT="+strconv.Itoa(e.Attempt.Number()),
 		"DROVER_ITERATION="+strconv.Itoa(r.Iteration),
 		"DROVER_LAST_REASON="+string(e.Resume.LastReason),
+		"DROVER_SESSION="+r.Options.Conversation,
 	)
 }
 

@@ -15,11 +15,19 @@ const (
 	EventTool      = "tool"
 	EventIteration = "iteration"
 	EventTokens    = "tokens"
+	EventCost      = "cost"
+	EventSession   = "session"
+	EventMessage   = "message" // from adapters alone
+	EventDone      = "done"
 	EventError     = "error"
 )
 
-// CodeRateLimited is the code of an error event that asks to wait.
-const CodeRateLimited = "rate_limited"
+// The codes of error events that are more than text.
+const (
+	CodeRateLimited = "rate_limited"    // wait
+	CodeBudget      = "budget_exceeded" // the agent kept to a budget by itself
+	CodeFailed      = "failed"          // an adapter knows no better
+)
 
 // Event is a line of the agent's standard output that means something.
 type Event struct {
@@ -32,9 +40,22 @@ type Event struct {
 
 	work.Tokens // tokens: used by this run so far
 
+	// Conversation: the tokens are those of the whole conversation so far.
+	Conversation bool `json:"-"`
+
+	USD float64 `json:"usd"` // cost: of this run so far
+
+	ID string `json:"id"` // session: of the agent's conversation
+
 	Code    string    `json:"code"`     // error
-	Message string    `json:"message"`  // error
+	Message string    `json:"message"`  // error; message: the latest that the agent said
 	RetryAt time.Time `json:"retry_at"` // error: when a limit resets
+
+	// Final: the run has failed, whatever its exit status.
+	Final bool `json:"-"`
+
+	// Last: the run ends with this event anyway, so there is nothing to stop.
+	Last bool `json:"-"`
 }
 
 // Parse reads a line. Most lines are for people: they give no event, and
@@ -54,6 +75,12 @@ func Parse(line string) (Event, bool) {
 		return e, e.N > 0
 	case EventTokens:
 		return e, e.In >= 0 && e.Out >= 0
+	case EventCost:
+		return e, e.USD >= 0
+	case EventSession:
+		return e, e.ID != ""
+	case EventDone:
+		return e, true
 	case EventError:
 		return e, e.Code != ""
 	}

@@ -1,0 +1,17 @@
+package agent
+
+// plain is any command that keeps to docs/agent-protocol.md.
+type plain struct{}
+
+func (plain) Command(o Options) []string { return o.program() }
+
+func (plain) Reader() func(string) []Event {
+	return func(line string) []Event {
+		if e, ok := Parse(line); ok {
+			return []Event{e}
+		}
+		return nil
+	}
+}
+
+func (plain) Status(code int) int { return code }
