@@ -36,7 +36,7 @@ const (
 	imageVariable = "DROVER_TEST_IMAGE"
 	defaultImage  = "drover-worker-demo:dev"
 	demoAgent     = "drover-demo-agent"
-	// firstCommit is what the first attempt of most rows pushes before its end.
+	// firstCommit is what the first attempt of most rows commits before its end.
 	firstCommit = "first attempt"
 	// greeting is the first line that such an attempt prints.
 	greeting = "the first attempt begins"
@@ -46,8 +46,8 @@ const (
 // attempt, and what that does to the item.
 type ending struct {
 	name string
-	// first is what the agent does in attempt 1, in sh, once it has committed and
-	// pushed something. Later attempts, and this one if it goes on, finish the task.
+	// first is what the agent does in attempt 1, in sh, once it has made a commit.
+	// Later attempts, and this one if it goes on, finish the task.
 	first string
 	spec  work.Spec // Command is the demo's agent with first, unless it is given
 	// act is done to the first attempt once its commit is pushed.
@@ -228,12 +228,14 @@ var drained = ending{
 	pushed: []string{firstCommit, "Step 1 of 1"},
 }
 
+// TestEndingsInContainers runs the table of reasons in containers of the embedded Nomad.
 func TestEndingsInContainers(t *testing.T) {
 	image, engine := workerImage(t)
 	s := newStage(t, embeddedNomad(t), image, engine)
 	s.play(endings())
 }
 
+// TestEndingsOnNomad runs it on a real Nomad, and drains its node.
 func TestEndingsOnNomad(t *testing.T) {
 	image, engine := workerImage(t)
 	s := newStage(t, testkit.Nomad(t).Address(), image, engine)
@@ -314,8 +316,9 @@ func (s *stage) serve() {
 	})
 }
 
-// play submits an item for each row, then checks them in turn, and again after
-// Nomad has removed all that it may.
+// play submits an item for each row, so that all run together, and checks them
+// in turn. Then Nomad removes all that it may, and the output must still be there.
+// It logs the table for docs/verified-on-nomad.md.
 func (s *stage) play(rows []ending) {
 	specs := make([]work.Spec, len(rows))
 	for i, row := range rows {
