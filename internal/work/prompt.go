@@ -85,7 +85,7 @@ func CheckPrompt(s Spec) error {
 func renderPrompt(text string, data PromptData) (string, error) {
 	t, err := template.New("prompt").Option("missingkey=error").Parse(or(text, DefaultPrompt))
 	if err == nil {
-		err = checkTemplate(t)
+		err = checkTemplate(t, reflect.TypeFor[PromptData]())
 	}
 	var b strings.Builder
 	if err == nil {
@@ -104,17 +104,17 @@ var errConstruct = errors.New("only names, if, else, and, or, not, eq, ne and in
 var promptFuncs = []string{"and", "or", "not", "eq", "ne", "index"}
 
 // checkTemplate finds what executing does not: an unknown name in a branch that is not taken.
-func checkTemplate(t *template.Template) error {
+func checkTemplate(t *template.Template, names reflect.Type) error {
 	if len(t.Templates()) > 1 {
 		return errConstruct
 	}
 	if t.Tree == nil {
 		return nil
 	}
-	return checkNodes(t.Tree.Root)
+	return checkNodes(t.Tree.Root, names)
 }
 
-func checkNodes(node parse.Node) error {
+func checkNodes(node parse.Node, names reflect.Type) error {
 	var below []parse.Node
 	switch n := node.(type) {
 	case *parse.ListNode:
@@ -134,7 +134,7 @@ func checkNodes(node parse.Node) error {
 			return fmt.Errorf("%s: %w", n.Ident, errConstruct)
 		}
 	case *parse.FieldNode:
-		if _, known := reflect.TypeFor[PromptData]().FieldByName(n.Ident[0]); !known {
+		if _, known := names.FieldByName(n.Ident[0]); !known {
 			return fmt.Errorf("unknown name .%s", n.Ident[0])
 		}
 	case *parse.TextNode, *parse.CommentNode, *parse.StringNode, *parse.NumberNode, *parse.BoolNode, *parse.DotNode:
@@ -142,7 +142,7 @@ func checkNodes(node parse.Node) error {
 		return fmt.Errorf("%s: %w", node, errConstruct)
 	}
 	for _, n := range below {
-		if err := checkNodes(n); err != nil {
+		if err := checkNodes(n, names); err != nil {
 			return err
 		}
 	}

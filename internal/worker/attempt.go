@@ -192,6 +192,7 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 	made := result
 	made.PR = pullrequest.Make(hold, pullrequest.Request{
 		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
+		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
 		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
 		Text: func(ctx context.Context) (string, error) { return w.repo.RequestPull(ctx, result.RemoteCommit) },
 	})

@@ -29,13 +29,16 @@ type forge struct {
 	Request
 	client      *github.Client
 	owner, name string
+	title, body string
+	draft       bool
 }
 
-func (r Request) gitHub(ctx context.Context) (work.PullRequest, error) {
+func (r Request) gitHub(ctx context.Context, title, body string) (work.PullRequest, error) {
 	f, err := r.open()
 	if err != nil {
 		return work.PullRequest{}, err
 	}
+	f.title, f.body, f.draft = title, body, r.Spec.PR.IsDraft(r.Test.Status)
 	pr, err := f.findOrCreate(ctx)
 	if err != nil {
 		return work.PullRequest{}, fmt.Errorf("pull request for %s in %s/%s: %w", r.Branch, f.owner, f.name, err)
@@ -89,8 +92,12 @@ func (f *forge) findOrCreate(ctx context.Context) (*github.PullRequest, error) {
 			return err
 		}
 		pr, _, err = f.client.PullRequests.Create(ctx, f.owner, f.name, &github.NewPullRequest{
-			Title: github.Ptr(f.title()), Head: github.Ptr(f.Branch), Base: github.Ptr(f.Base), Body: github.Ptr(f.body()),
+			Title: github.Ptr(f.title), Head: github.Ptr(f.Branch), Base: github.Ptr(f.Base), Body: github.Ptr(f.body), Draft: github.Ptr(f.draft),
 		})
+		if f.draft && noDrafts(err) {
+			f.draft = false
+			return errNoDrafts
+		}
 		if status(err) != http.StatusUnprocessableEntity {
 			return err
 		}
@@ -100,6 +107,17 @@ func (f *forge) findOrCreate(ctx context.Context) (*github.PullRequest, error) {
 		return err
 	})
 	return pr, err
+}
+
+// errNoDrafts says that the repository has no drafts, and that none is asked for any more.
+var errNoDrafts = errors.New("the repository supports no draft pull requests")
+
+// noDrafts reports whether GitHub refused a pull request for being a draft, which
+// private repositories of some plans don't have.
+func noDrafts(err error) bool {
+	var answer *github.ErrorResponse
+	return errors.As(err, &answer) && status(err) == http.StatusUnprocessableEntity &&
+		strings.Contains(strings.ToLower(answer.Error()), "draft pull requests are not supported")
 }
 
 // find returns the branch's pull request: an open one, or else the newest.

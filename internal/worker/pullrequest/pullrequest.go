@@ -18,6 +18,10 @@ type Request struct {
 	Base       string // branch
 	Branch     string
 	Commit     string // that the remote branch is at
+	Attempt    int
+	Iterations int
+	Tokens     work.Tokens
+	CostUSD    float64
 	Changes    work.Changes
 	Test       work.TestOutcome
 	Token      string                                // of the forge
@@ -27,6 +31,10 @@ type Request struct {
 	HTTPClient *http.Client                          // http.DefaultClient if nil
 	Backoff    time.Duration                         // before the second try, doubled each time; DefaultBackoff if 0
 }
+
+// maxKeptBytes bounds what of the body is kept where there is no forge to keep
+// it: the item, its history included, is to fit one value in Consul.
+const maxKeptBytes = 16 << 10
 
 // DefaultBackoff is the wait before a call to the forge is tried again.
 const DefaultBackoff = time.Second
@@ -40,45 +48,49 @@ func Make(ctx context.Context, r Request) work.PullRequest {
 	if r.Backoff == 0 {
 		r.Backoff = DefaultBackoff
 	}
-	made, err := r.provide(ctx)
+	title, body, err := r.text()
+	var made work.PullRequest
+	if err == nil {
+		made, err = r.provide(ctx, title, body)
+	}
 	if made.Status != work.PRCreated {
 		made.Status = work.PRFailed
 	}
-	made.Title = r.title()
+	made.Title = title
 	if err != nil {
 		made.Error = r.Redact(err.Error())
 	}
 	return made
 }
 
-func (r Request) provide(ctx context.Context) (work.PullRequest, error) {
+func (r Request) provide(ctx context.Context, title, body string) (work.PullRequest, error) {
 	switch r.Spec.PR.Provider {
 	case work.ProviderGitHub:
-		return r.gitHub(ctx)
+		return r.gitHub(ctx, title, body)
 	case work.ProviderRequestPull:
-		text, err := r.Text(ctx)
-		if err != nil {
-			return work.PullRequest{}, err
-		}
-		return work.PullRequest{Status: work.PRCreated, Body: r.Redact(text)}, nil
+		return r.requestPull(ctx, body)
 	}
 	return work.PullRequest{}, fmt.Errorf("provider %q: %w", r.Spec.PR.Provider, work.ErrInvalid)
 }
 
-func (r Request) title() string {
-	title := r.Spec.PR.Title
-	if title == "" {
-		title, _, _ = strings.Cut(strings.TrimSpace(r.Spec.Task), "\n")
-	}
-	return r.Redact(title)
+// text returns the title and the body, redacted.
+func (r Request) text() (title, body string, err error) {
+	title, body, err = r.Spec.PR.Text(work.PRData{
+		Item: r.Item, Task: strings.TrimSpace(r.Spec.Task), Base: r.Base, Branch: r.Branch, Labels: r.Spec.Labels,
+		Attempt: r.Attempt, Iterations: r.Iterations, Tokens: r.Tokens, CostUSD: r.CostUSD, Changes: r.Changes, Test: r.Test,
+	})
+	return r.Redact(title), r.Redact(body), err
 }
 
-func (r Request) body() string {
-	c := r.Changes
-	text := fmt.Sprintf("%s\n\n---\nWork item `%s`: %d commits, %d files, +%d -%d. Tests: %s",
-		strings.TrimSpace(r.Spec.Task), r.Item, c.Commits, c.Files, c.Added, c.Removed, r.Test.Status)
-	if r.Test.Run > 0 {
-		text += fmt.Sprintf(" (%d passed, %d failed)", r.Test.Passed, r.Test.Failed)
+// requestPull is the text for a remote without pull requests: as much of the
+// body as may be kept with the item, and what git says about the branch.
+func (r Request) requestPull(ctx context.Context, body string) (work.PullRequest, error) {
+	text, err := r.Text(ctx)
+	if err != nil {
+		return work.PullRequest{}, err
 	}
-	return r.Redact(text + ".\n")
+	if len(body) > maxKeptBytes {
+		body = strings.ToValidUTF8(body[:maxKeptBytes], "") + "…\n"
+	}
+	return work.PullRequest{Status: work.PRCreated, Body: body + "\n" + r.Redact(text)}, nil
 }

@@ -1,6 +1,7 @@
 package pullrequest_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ type forge struct {
 type answer struct {
 	status int
 	make   bool // the pull request is made all the same
+	says   string
 	header http.Header
 }
 
@@ -83,7 +85,7 @@ func (f *forge) create(w http.ResponseWriter, body map[string]any) {
 		w.Header()[name] = values
 	}
 	if a.status != 0 {
-		reply(w, a.status, map[string]any{"message": "no"})
+		reply(w, a.status, map[string]any{"message": cmp.Or(a.says, "no")})
 		return
 	}
 	reply(w, http.StatusCreated, f.pulls[len(f.pulls)-1])
@@ -118,7 +120,8 @@ func publish(t *testing.T, f *forge, change func(*pullrequest.Request)) work.Pul
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
 	r := pullrequest.Request{
-		Item: "item", Base: "main", Branch: branch, Token: token, Changes: work.Changes{Commits: 2, Files: 1},
+		Item: "item", Base: "main", Branch: branch, Token: token, Changes: work.Changes{Commits: 2, Files: 1, Added: 7, Removed: 4},
+		Attempt: 2, Iterations: 5, Tokens: work.Tokens{In: 1200, Out: 300}, CostUSD: 0.25,
 		Test: work.TestOutcome{Status: work.TestPassed, Run: 3, Passed: 3},
 		Spec: work.Spec{Repository: "https://forge.example/owner/name.git", Task: "Fix it.\nPlease.",
 			PR: work.PR{Provider: work.ProviderGitHub, APIURL: server.URL + "/api", Labels: []string{"bot"}, Reviewers: []string{"alice"}}},
@@ -147,6 +150,62 @@ func TestPullRequestIsMade(t *testing.T) {
 	}
 	if !strings.Contains(fmt.Sprint(f.calls), "POST /api/repos/owner/name/issues/1/labels") {
 		t.Errorf("calls %v", f.calls)
+	}
+}
+
+func TestBodyTellsWhatTheWorkCameTo(t *testing.T) {
+	f := &forge{}
+	publish(t, f, nil)
+	body := fmt.Sprint(f.bodies["POST /api/repos/owner/name/pulls"]["body"])
+	for _, want := range []string{
+		"Fix it.\nPlease.\n", "Work item item, attempt 2", "2 commits, 1 files, +7 -4 lines", "passed, 3 passed and 0 failed of 3",
+		"5 iterations, 1200 tokens read and 300 written, 0.25 USD",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q in\n%s", want, body)
+		}
+	}
+}
+
+func TestTitleAndBodyAreTemplates(t *testing.T) {
+	f := &forge{}
+	pr := publish(t, f, func(r *pullrequest.Request) {
+		r.Spec.Labels = map[string]string{"ticket": "A-7"}
+		r.Spec.PR.Title = `{{.Labels.ticket}}: {{.Task}}`
+		r.Spec.PR.Body = `{{if eq .Test.Status "passed"}}ready{{else}}not ready{{end}} ` + token
+	})
+	body := f.bodies["POST /api/repos/owner/name/pulls"]
+	if pr.Title != "A-7: Fix it." || body["title"] != pr.Title || body["body"] != "ready *" {
+		t.Errorf("%+v, asked for %v", pr, body)
+	}
+	pr = publish(t, f, func(r *pullrequest.Request) { r.Spec.PR.Body = `{{.Labels.ticket}}` })
+	if pr.Status != work.PRFailed || !strings.Contains(pr.Error, "pull_request.body") {
+		t.Errorf("with a label that is not there: %+v", pr)
+	}
+}
+
+func TestDraftFollowsTheTests(t *testing.T) {
+	for _, c := range []struct {
+		draft string
+		tests work.TestStatus
+		want  bool
+	}{
+		{"", work.TestPassed, false}, {"", work.TestSkipped, false}, {"", work.TestFailed, true}, {"", work.TestTimeout, true},
+		{work.DraftOnFailure, work.TestError, true}, {work.DraftAlways, work.TestPassed, true}, {work.DraftNever, work.TestFailed, false},
+	} {
+		f := &forge{}
+		pr := publish(t, f, func(r *pullrequest.Request) { r.Spec.PR.Draft, r.Test.Status = c.draft, c.tests })
+		if got := f.bodies["POST /api/repos/owner/name/pulls"]["draft"]; pr.Status != work.PRCreated || got != c.want {
+			t.Errorf("draft %q with tests %s: %v", c.draft, c.tests, got)
+		}
+	}
+}
+
+func TestRepositoryWithoutDraftsGetsAPlainPullRequest(t *testing.T) {
+	f := &forge{answers: []answer{{status: 422, says: "Draft pull requests are not supported in this repository."}}}
+	pr := publish(t, f, func(r *pullrequest.Request) { r.Spec.PR.Draft = work.DraftAlways })
+	if got := f.bodies["POST /api/repos/owner/name/pulls"]["draft"]; pr.Status != work.PRCreated || got != false || f.created() != 2 {
+		t.Errorf("%+v, draft %v after %v", pr, got, f.calls)
 	}
 }
 
@@ -210,7 +269,7 @@ func TestPlainRemoteGetsTheTextOfRequestPull(t *testing.T) {
 			r.Text = func(context.Context) (string, error) { return text, err }
 		})
 	}
-	if pr := plain("The following changes, "+token, nil); pr.Status != work.PRCreated || pr.Body != "The following changes, *" {
+	if pr := plain("The following changes, "+token, nil); pr.Status != work.PRCreated || !strings.HasSuffix(pr.Body, "\nThe following changes, *") || !strings.Contains(pr.Body, "3 passed") {
 		t.Errorf("%+v", pr)
 	}
 	if pr := plain("", errors.New("no such commit")); pr.Status != work.PRFailed || pr.Error != "no such commit" {
