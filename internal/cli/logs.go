@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +28,8 @@ func newLogs(sh *shell) *cobra.Command {
 		Use:   "logs ITEM",
 		Short: "Print the output of an attempt",
 		Long: `Print the end of an attempt's output: of the latest, unless told otherwise.
-What the attempt wrote to standard error comes on standard error.`,
+What the attempt wrote to standard error comes on standard error, and so does, for an
+attempt that did not complete, how it ended and what Nomad saw of it.`,
 		Example: "  drover logs 01jz\n  drover logs 01jz --attempt 1 --stderr\n  drover logs -f 01jz",
 		Args:    arguments("ITEM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -80,7 +82,37 @@ func runLogs(ctx context.Context, opts logsOptions, sh *shell) error {
 	if opts.output == formatJSON {
 		return printJSON(sh.out, logs)
 	}
-	return printLogs(logs, stdout, stderr, sh.err)
+	if err := printLogs(logs, stdout, stderr, sh.err); err != nil || opts.stdout || opts.stderr {
+		return err
+	}
+	return printEnd(logs, sh.err)
+}
+
+// printEnd says how an attempt that did not complete ended, and what Nomad saw of it.
+func printEnd(logs control.Logs, notes io.Writer) error {
+	end := logs.End
+	if end == nil || end.State == work.AttemptCompleted {
+		return nil
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "drover: attempt %d %s: %s: %s\n", logs.Attempt.Number(), end.State, end.Reason, end.Detail)
+	if end.ExitCode != nil {
+		fmt.Fprintf(&b, "drover: exit code %d", *end.ExitCode)
+		if end.Signal != 0 {
+			fmt.Fprintf(&b, ", signal %d", end.Signal)
+		}
+		if end.PeakMemoryMB != 0 {
+			fmt.Fprintf(&b, ", peak memory %d of %d MB", end.PeakMemoryMB, end.MemoryMB)
+		}
+		b.WriteByte('\n')
+	}
+	for _, event := range logs.Events {
+		fmt.Fprintf(&b, "nomad: %s\n", event)
+	}
+	if _, err := io.WriteString(notes, b.String()); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
 }
 
 func printLogs(logs control.Logs, stdout, stderr, notes io.Writer) error {

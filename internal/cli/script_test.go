@@ -210,6 +210,14 @@ func (s *shelf) Logs(_ context.Context, id string, attempt int) (control.Logs, e
 	switch {
 	case id == "empty":
 		return control.Logs{Attempt: "empty.1", Missing: "it was never placed on a node"}, nil
+	case id == "killed":
+		code := 137
+		return control.Logs{
+			Attempt: "killed.2", Stdout: []string{"last words"}, Events: []string{"2026-01-01T00:00:00Z Terminated Exit Code: 137"},
+			End: &control.End{
+				State: work.AttemptKilled, Reason: work.ReasonOOMKilled, Detail: "out of memory", ExitCode: &code, Signal: 9, MemoryMB: 128, PeakMemoryMB: 127,
+			},
+		}, nil
 	case id != "item" && id != "running":
 		return control.Logs{}, fmt.Errorf("item %s: %w", id, work.ErrNotFound)
 	}

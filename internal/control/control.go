@@ -41,6 +41,19 @@ type Logs struct {
 	CapturedAt time.Time      `json:"captured_at,omitzero"`
 	Live       bool           `json:"live,omitempty"`
 	Missing    string         `json:"missing,omitempty"` // why there is no output, when there is none
+	// End is how the attempt ended; nil while it goes on.
+	End *End `json:"end,omitempty"`
+}
+
+// End is how an attempt ended.
+type End struct {
+	State        work.AttemptState `json:"state"`
+	Reason       work.Reason       `json:"reason"`
+	Detail       string            `json:"detail"`
+	ExitCode     *int              `json:"exit_code,omitempty"` // of the agent, or of the container where only that is known
+	Signal       int               `json:"signal,omitempty"`
+	MemoryMB     int               `json:"memory_mb"` // limit
+	PeakMemoryMB int               `json:"peak_memory_mb,omitempty"`
 }
 
 // Status is how the cluster of servers stands, as its leader sees it.

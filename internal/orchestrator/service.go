@@ -231,7 +231,7 @@ func (o *Orchestrator) Logs(ctx context.Context, id string, number int) (control
 	if err != nil {
 		return control.Logs{}, err
 	}
-	logs := control.Logs{Attempt: attempt.ID, Events: attempt.Events}
+	logs := control.Logs{Attempt: attempt.ID, Events: attempt.Events, End: endOf(attempt)}
 	kept, err := o.store.Logs(ctx, attempt.ID)
 	if err != nil {
 		return logs, err
@@ -251,6 +251,18 @@ func (o *Orchestrator) Logs(ctx context.Context, id string, number int) (control
 		logs.Events = kept.Events
 	}
 	return logs, nil
+}
+
+// endOf returns how an attempt ended, nil while it goes on.
+func endOf(a *work.Attempt) *control.End {
+	if !a.State.Terminal() {
+		return nil
+	}
+	end := &control.End{State: a.State, Reason: a.Reason, Detail: a.Detail, ExitCode: a.ExitCode, Signal: a.Signal, MemoryMB: a.MemoryMB}
+	if a.Result != nil {
+		end.PeakMemoryMB = a.Result.PeakMemoryMB
+	}
+	return end
 }
 
 func (o *Orchestrator) liveLogs(ctx context.Context, attempt *work.Attempt) (*work.KeptLogs, error) {
