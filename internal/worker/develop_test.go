@@ -1,0 +1,292 @@
+package worker_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"drover/internal/work"
+)
+
+// newAgentBench returns the bench of an item whose agent is of a kind; the script
+// stands for the agent's program and sees its flags as "$*".
+func newAgentBench(t *testing.T, kind, script string) *bench {
+	t.Helper()
+	b := newBench(t, "")
+	b.envelope.Spec.Agent = kind
+	b.program(script)
+	return b
+}
+
+func (b *bench) program(script string) {
+	b.t.Helper()
+	dir, err := filepath.Abs(filepath.Join("agent", "testdata"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	told := `say() { cat "` + dir + `/$1"; }; cat >"$HOME/prompt"; echo "$*" >>"$HOME/runs"; n=$(($(wc -l <"$HOME/runs")))` + "\n"
+	b.envelope.Spec.Command = []string{"sh", "-c", "set -eu\n" + functions + told + script, "agent"}
+}
+
+// kept returns what the agent left in its home.
+func (b *bench) kept(name string) string {
+	b.t.Helper()
+	text, err := os.ReadFile(filepath.Join(b.dir, "work", "home", name))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// runs returns the flags of each of the agent's runs.
+func (b *bench) runs() []string {
+	b.t.Helper()
+	return strings.Split(strings.TrimSuffix(b.kept("runs"), "\n"), "\n")
+}
+
+func TestEachKindOfAgentIsUnderstood(t *testing.T) {
+	t.Parallel()
+	for kind, c := range map[string]struct {
+		transcript, flags, session, tool string
+		tokens                           work.Tokens
+		cost                             float64
+	}{
+		work.AgentClaudeCode: {"claude-code.jsonl", "-p --output-format stream-json --verbose", "5b1c8a52-0001", "Edit internal/x.go", work.Tokens{In: 2230, Out: 15}, 0.0425},
+		work.AgentCodex:      {"codex.jsonl", "exec --json -", "0199-0001", "web_search flags", work.Tokens{In: 2000, Out: 120}, 0},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			b := newAgentBench(t, kind, `commit one; say `+c.transcript)
+			b.envelope.Resume = work.Resume{Iteration: 2, Tokens: work.Tokens{In: 1000, Out: 100}, CostUSD: 1}
+			r := b.result()
+			if r.Reason != work.ReasonCompleted || !r.Proven() || r.Iteration != 3 {
+				t.Errorf("result %+v", r)
+			}
+			if want := (work.Tokens{In: 1000 + c.tokens.In, Out: 100 + c.tokens.Out}); r.Tokens != want || r.CostUSD != 1+c.cost {
+				t.Errorf("tokens %+v, cost %v; want %+v and %v", r.Tokens, r.CostUSD, want, 1+c.cost)
+			}
+			if r.Conversation == nil || r.Conversation.ID != c.session {
+				t.Errorf("conversation %+v", r.Conversation)
+			}
+			if runs := b.runs(); len(runs) != 1 || runs[0] != c.flags {
+				t.Errorf("runs %q", runs)
+			}
+			if prompt := b.kept("prompt"); strings.TrimSpace(prompt) != b.envelope.Spec.Task {
+				t.Errorf("prompt %q", prompt)
+			}
+			b.wantLog("one")
+		})
+	}
+}
+
+func TestAgentsOwnErrorsSayTheReason(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		kind, script string
+		reason       work.Reason
+		says         string
+		resets       time.Time
+	}{
+		"claude limit":           {work.AgentClaudeCode, `say claude-code-limit.jsonl; exit 1`, work.ReasonRateLimited, "hit your limit", time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)},
+		"claude fails, status 0": {work.AgentClaudeCode, `say claude-code-limit.jsonl`, work.ReasonRateLimited, "hit your limit", time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)},
+		"claude budget":          {work.AgentClaudeCode, `say claude-code-budget.jsonl; exit 1`, work.ReasonBudgetExceeded, "Exceeded USD budget", time.Time{}},
+		"claude status 1":        {work.AgentClaudeCode, `exit 1`, work.ReasonAgentError, "exit code 1", time.Time{}},
+		"codex limit":            {work.AgentCodex, `say codex-limit.jsonl; exit 1`, work.ReasonRateLimited, "usage limit", time.Now().Add(65*time.Hour + 14*time.Minute)},
+		"codex status 2":         {work.AgentCodex, `exit 2`, work.ReasonAgentError, "exit code 2", time.Time{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newAgentBench(t, c.kind, "commit one; "+c.script)
+			r := b.result()
+			if r.Reason != c.reason || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s: %s; want %s and %q", r.Reason, r.Detail, c.reason, c.says)
+			}
+			if r.RetryAt.Sub(c.resets).Abs() > 5*time.Minute {
+				t.Errorf("retry at %s, want %s", r.RetryAt, c.resets)
+			}
+			b.wantLog("one")
+		})
+	}
+}
+
+func TestBudgetStopsTheAgentAndKeepsItsCommits(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		budget work.Budget
+		says   string
+	}{
+		"tokens": {work.Budget{Tokens: 1500}, "1600 tokens are used, the item's budget is 1500"},
+		"cost":   {work.Budget{CostUSD: 1.2}, "1.25 USD are spent, the item's budget is 1.20 USD"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newAgentBench(t, work.AgentPlain, `commit one; echo '{"type":"cost","usd":0.25}'; echo '{"type":"tokens","in":500,"out":100}'; sleep 60; commit never`)
+			b.envelope.Resume = work.Resume{Iteration: 1, Tokens: work.Tokens{In: 900, Out: 100}, CostUSD: 1}
+			b.envelope.Spec.Budget = c.budget
+			r := b.result()
+			if r.Reason != work.ReasonBudgetExceeded || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s: %s; want %q", r.Reason, r.Detail, c.says)
+			}
+			b.wantLog("one")
+			if r.RemoteCommit != b.git.Head(repo, b.envelope.Branch) {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
+func TestUsedUpBudgetStartsNoAgent(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentPlain, `commit never`)
+	b.envelope.Resume = work.Resume{Tokens: work.Tokens{In: 100, Out: 1}}
+	b.envelope.Spec.Budget.Tokens = 100
+	if r := b.result(); r.Reason != work.ReasonBudgetExceeded || r.Changes.Commits != 0 {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog()
+}
+
+func TestWorkThatIsDoneWhenItsCostIsKnownIsDone(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentClaudeCode, `commit one; say claude-code.jsonl`)
+	b.envelope.Spec.Budget.CostUSD = 0.04
+	b.envelope.Resume.CostUSD = 0.01
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || !strings.HasSuffix(b.runs()[0], "--max-budget-usd 0.0300") {
+		t.Errorf("result %+v of %q", r, b.runs())
+	}
+}
+
+func TestAgentIsRunAgainUntilItIsDone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ kind, script string }{
+		"plain": {work.AgentPlain, `commit "$n"; [ "$DROVER_ITERATION" = $((n - 1)) ]
+			echo '{"type":"tokens","in":10,"out":5}'; [ "$n" -lt 3 ] || echo '{"type":"done"}'`},
+		"claude code": {work.AgentClaudeCode, `commit "$n"
+			[ "$n" -ge 3 ] || printf '%s\n' '{"type":"result","subtype":"success","result":"I will say <done/> when it is","usage":{"input_tokens":10,"output_tokens":5}}'
+			[ "$n" -lt 3 ] || printf '%s\n' '{"type":"result","subtype":"success","result":"There.\n<done/>","usage":{"input_tokens":10,"output_tokens":5}}'
+			grep -qx '.*<done/>' "$HOME/prompt"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newAgentBench(t, c.kind, c.script)
+			b.envelope.Spec.Loop.Mode = work.LoopUntil
+			r := b.result()
+			if r.Reason != work.ReasonCompleted || !strings.Contains(r.Detail, "in iteration 3") || r.Iteration != 3 {
+				t.Errorf("result %+v\n%s", r, b.out)
+			}
+			if r.Tokens != (work.Tokens{In: 30, Out: 15}) {
+				t.Errorf("tokens %+v", r.Tokens)
+			}
+			b.wantLog("1", "2", "3")
+		})
+	}
+}
+
+func TestLoopEndsWithoutAnAgentThatIsDone(t *testing.T) {
+	t.Parallel()
+	const tool = `echo '{"type":"tool","name":"Read","detail":"x.go"}'; `
+	for name, c := range map[string]struct {
+		script string
+		reason work.Reason
+		says   string
+		runs   int
+	}{
+		"at the limit":        {`commit "$n"`, work.ReasonMaxIterations, "limit of 5 iterations", 5},
+		"idle":                {`[ "$n" -gt 1 ] || commit one; ` + tool, work.ReasonStuck, "3 iterations in a row changed no file", 4},
+		"idle with new ideas": {`echo '{"type":"tool","name":"Read","detail":"'$n'.go"}'`, work.ReasonMaxIterations, "limit of 5", 5},
+		"files change":        {tool + `echo "$n" >>README.md`, work.ReasonMaxIterations, "limit of 5", 5},
+		"it fails":            {`commit "$n"; [ "$n" -lt 2 ] || exit 4`, work.ReasonAgentError, "exit code 4", 2},
+		"it gives up":         {`commit "$n"; [ "$n" -lt 2 ] || exit 1`, work.ReasonStuck, "exit code 1", 2},
+		"over its budget":     {`commit "$n"; echo '{"type":"tokens","in":40}'; sleep 0`, work.ReasonBudgetExceeded, "budget is 100", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newAgentBench(t, work.AgentPlain, c.script)
+			b.envelope.Spec.Loop.Mode = work.LoopUntil
+			b.envelope.Spec.Limits.MaxIterations = 5
+			b.envelope.Spec.Budget.Tokens = 100
+			r := b.result()
+			if r.Reason != c.reason || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s: %s; want %s and %q", r.Reason, r.Detail, c.reason, c.says)
+			}
+			if runs := len(b.runs()); runs != c.runs {
+				t.Errorf("%d runs, want %d", runs, c.runs)
+			}
+		})
+	}
+}
+
+func TestPromptTellsARetryWhatWentWrong(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentCodex, `commit one`)
+	b.envelope.Attempt = work.NewAttemptID(b.envelope.Item, 2)
+	b.envelope.Resume = work.Resume{LastReason: work.ReasonTimeout, LastDetail: "stopped after 2h", LastLog: "waiting for a lock"}
+	b.result()
+	prompt := b.kept("prompt")
+	for _, want := range []string{b.envelope.Spec.Task, "This is attempt 2. The one before ended with timeout: stopped after 2h.", "waiting for a lock", b.envelope.Branch} {
+		if !strings.Contains(prompt, want) {
+			t.Errorf("prompt %q lacks %q", prompt, want)
+		}
+	}
+}
+
+func TestItemsOwnPromptIsUsed(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentPlain, `commit one`)
+	b.envelope.Spec.Prompt = "{{.Labels.team}}: {{.Task}} ({{.Iteration}}/{{.MaxIterations}})"
+	b.envelope.Spec.Labels = map[string]string{"team": "web"}
+	b.result()
+	if prompt := b.kept("prompt"); prompt != "web: "+b.envelope.Spec.Task+" (1/20)" {
+		t.Errorf("prompt %q", prompt)
+	}
+	b.nextAttempt("")
+	b.envelope.Spec.Prompt = "{{.Nothing}}"
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, ".Nothing") {
+		t.Errorf("%s: %s", r.Reason, r.Detail)
+	}
+}
+
+func TestConversationIsResumed(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentCodex, `commit one; say codex.jsonl`)
+	b.envelope.Resume = work.Resume{
+		LastReason: work.ReasonNodeLost, Tokens: work.Tokens{In: 1500, Out: 100},
+		Conversation: &work.Conversation{ID: "0199-0001", Before: work.Tokens{In: 500, Out: 50}},
+	}
+	r := b.result()
+	if runs := b.runs(); len(runs) != 1 || runs[0] != "exec --json resume 0199-0001 -" {
+		t.Errorf("runs %q", runs)
+	}
+	// it counts from the conversation's beginning
+	if r.Reason != work.ReasonCompleted || r.Tokens != (work.Tokens{In: 2500, Out: 170}) || *r.Conversation != *b.envelope.Resume.Conversation {
+		t.Errorf("result %+v, conversation %+v", r, r.Conversation)
+	}
+}
+
+func TestConversationThatIsGoneIsBegunAfresh(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentClaudeCode, `
+		case "$*" in *--resume*) echo "No conversation found" >&2; exit 1;; esac
+		commit one; say claude-code.jsonl`)
+	b.envelope.Resume = work.Resume{LastReason: work.ReasonCrashed, Conversation: &work.Conversation{ID: "gone"}}
+	r := b.result()
+	if runs := b.runs(); len(runs) != 2 || !strings.Contains(runs[0], "--resume gone") || strings.Contains(runs[1], "--resume") {
+		t.Errorf("runs %q", runs)
+	}
+	if r.Reason != work.ReasonCompleted || r.Iteration != 1 || r.Conversation == nil || r.Conversation.ID != "5b1c8a52-0001" {
+		t.Errorf("result %+v, conversation %+v", r, r.Conversation)
+	}
+}
+
+func TestFailureInTheMiddleOfAConversationIsNotHidden(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentPlain, `[ "$DROVER_SESSION" = here ]; echo '{"type":"tool","name":"Edit"}'; commit one; exit 5`)
+	b.envelope.Resume = work.Resume{LastReason: work.ReasonCrashed, Conversation: &work.Conversation{ID: "here"}}
+	if r := b.result(); r.Reason != work.ReasonAgentError || len(b.runs()) != 1 {
+		t.Errorf("result %+v of %q", r, b.runs())
+	}
+	b.wantLog("one")
+}
