@@ -18,6 +18,10 @@ dispatch payload in $NOMAD_TASK_DIR/item.json.
   drover-worker            run the attempt
   drover-worker version    print the version
 
+ENVIRONMENT
+  DROVER_HEALTH_ADDR   address (host:port) to serve /health and /metrics on; if it is not set,
+                       the port labelled health of the Nomad job's network, if there is one
+
 EXIT STATUS
   0  the attempt's result is reported, or the attempt is another allocation's
   1  no result: stopped by a signal, fenced, or the attempt could not be claimed

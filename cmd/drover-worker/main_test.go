@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -154,6 +156,37 @@ func (c *container) asNobody(cmd *exec.Cmd) {
 		if err := os.Chown(path, nobody, nobody); err != nil {
 			c.t.Fatal(err)
 		}
+	}
+}
+
+func TestHealthAndMetricsAreServed(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t, `until [ -e "$HOME/end" ]; do sleep 0.05; echo waiting; done; echo x >x; git add -A; git commit -qm one`)
+	address := fmt.Sprintf("127.0.0.1:%d", testkit.FreePorts(t, 1)[0])
+	c.env = append(c.env, "DROVER_HEALTH_ADDR="+address)
+	cmd := c.command()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for page, says := range map[string]string{"/health": "healthy: ", "/metrics": "drover_worker_iterations 1\n"} {
+		testkit.Eventually(t, patience, func() error {
+			answer, err := http.Get("http://" + address + page)
+			if err != nil {
+				return err
+			}
+			defer answer.Body.Close()
+			body, err := io.ReadAll(answer.Body)
+			if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(body), says) {
+				return fmt.Errorf("%s: %s %s %w", page, answer.Status, body, err)
+			}
+			return nil
+		})
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "work", "home", "end"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, &c.out)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/consul"
 	"drover/internal/work"
@@ -34,6 +35,7 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	err = worker.Run(ctx, worker.Options{
 		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, "work"),
 		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
+		Health: healthAddress(env), Registry: prometheus.NewRegistry(),
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
 		Open: func(prefix string) (worker.Store, error) {
 			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log})
@@ -45,6 +47,18 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return 0
+}
+
+// healthAddress is where /health and /metrics are served: as the environment
+// says, or else on the port that Nomad gave the job under the label health.
+func healthAddress(env map[string]string) string {
+	if address := env["DROVER_HEALTH_ADDR"]; address != "" {
+		return address
+	}
+	if port := env["NOMAD_PORT_health"]; port != "" {
+		return ":" + port
+	}
+	return ""
 }
 
 func variables(environ []string) map[string]string {

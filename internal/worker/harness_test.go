@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/consul"
 	"drover/internal/devcluster/consuld"
@@ -50,6 +51,8 @@ type bench struct {
 	dir      string
 	environ  []string
 	out      *buffer
+	health   string // address
+	registry *prometheus.Registry
 }
 
 // newBench returns the bench of an item whose agent is a shell script, with the embedded Consul.
@@ -112,6 +115,7 @@ func (b *bench) runWith(ctx context.Context) error {
 	}
 	redactor := redact.FromEnviron(b.environ)
 	return worker.Run(ctx, worker.Options{
+		Health: b.health, Registry: b.registry,
 		Payload: path, Allocation: b.alloc, Dir: filepath.Join(b.dir, "work"), Environ: b.environ,
 		Stdout: redactor.Writer(b.out), Stderr: redactor.Writer(b.out), Redactor: redactor,
 		Logger: hclog.New(&hclog.LoggerOptions{Output: redactor.Writer(b.out)}),

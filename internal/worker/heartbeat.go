@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -36,12 +37,16 @@ type heart struct {
 
 	beating sync.Mutex
 	trusted time.Time // guarded by beating
+
+	signed, beaten atomic.Int64 // when, in nanoseconds since 1970: the last sign of life, and heartbeat that succeeded
 }
 
 // newHeart returns a heart whose claim was begun at claimed.
 func newHeart(claim Claim, ttl time.Duration, claimed time.Time, text func() string, lose context.CancelCauseFunc, log hclog.Logger) *heart {
 	h := &heart{claim: claim, ttl: ttl, text: text, lose: lose, log: log.Named("heartbeat"), signs: make(chan struct{}, 1)}
 	h.trusted = h.trustFrom(claimed)
+	h.signed.Store(claimed.UnixNano())
+	h.beaten.Store(claimed.UnixNano())
 	return h
 }
 
@@ -52,11 +57,18 @@ func (h *heart) margin() time.Duration { return min(h.ttl/5, maxMargin) }
 
 // touch is a sign of life. It never blocks.
 func (h *heart) touch() {
+	h.signed.Store(time.Now().UnixNano())
 	select {
 	case h.signs <- struct{}{}:
 	default:
 	}
 }
+
+// silence is the time since the last sign of life.
+func (h *heart) silence() time.Duration { return time.Since(time.Unix(0, h.signed.Load())) }
+
+// sinceBeat is the time since the start of the last heartbeat that succeeded.
+func (h *heart) sinceBeat() time.Duration { return time.Since(time.Unix(0, h.beaten.Load())) }
 
 // run beats until ctx ends.
 func (h *heart) run(ctx context.Context) {
@@ -99,6 +111,7 @@ func (h *heart) beat(ctx context.Context) error {
 		switch {
 		case err == nil:
 			h.trusted = h.trustFrom(started)
+			h.beaten.Store(started.UnixNano())
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)

@@ -70,8 +70,12 @@ func (w *worker) push(ctx context.Context) (string, error) {
 	before := w.repo.Pushed()
 	commit, err := w.repo.Push(ctx)
 	if err == nil && commit != before && w.repo.Pushed() == commit {
+		w.metrics.pushes.Inc()
 		w.journal.pushed(commit)
 		w.log.Info("pushed", "commit", commit, "branch", w.envelope.Branch)
+	}
+	if err != nil && ctx.Err() == nil {
+		w.metrics.failedPushes.Inc()
 	}
 	return commit, err
 }

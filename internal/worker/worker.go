@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/internal/work"
 	"drover/internal/worker/gitrepo"
@@ -59,6 +60,8 @@ type Options struct {
 	Stderr     io.Writer
 	Redactor   *redact.Redactor
 	Logger     hclog.Logger
+	Health     string               // address that /health and /metrics are served on; nowhere if empty
+	Registry   *prometheus.Registry // takes the worker's metrics; none if nil
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }
@@ -172,6 +175,7 @@ type worker struct {
 	memory   *memory.Group // nil where the kernel does not tell
 	journal  *journal
 	heart    *heart
+	metrics  *metrics
 	repo     *gitrepo.Repo // nil until it is open
 	pushing  sync.Mutex    // guards repo
 
@@ -200,6 +204,8 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	ctx, stop := context.WithCancelCause(hold)
 	defer context.AfterFunc(told, func() { stop(ErrStopped) })()
 	w.heart = newHeart(w.claim, w.envelope.Spec.Limits.HeartbeatTTL.Std(), claimed, w.journal.beatText, lose, w.log)
+	w.metrics = newMetrics(w)
+	defer w.serveHealth(hold)()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { w.heart.run(hold) })
 	tasks.Go(func() { w.journal.run(hold) })

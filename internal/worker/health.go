@@ -1,0 +1,101 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// healthHeaderTimeout bounds how long a client may take to say what it wants.
+const healthHeaderTimeout = 5 * time.Second
+
+// metrics count what one attempt does. No label names the item: its worker's
+// numbers are gone with it, and a monitoring system would keep a series of each.
+type metrics struct {
+	pushes, failedPushes prometheus.Counter
+}
+
+// newMetrics registers the worker's metrics.
+func newMetrics(w *worker) *metrics {
+	m := &metrics{
+		pushes:       prometheus.NewCounter(prometheus.CounterOpts{Name: "drover_worker_pushes_total", Help: "Pushes that moved the remote branch."}),
+		failedPushes: prometheus.NewCounter(prometheus.CounterOpts{Name: "drover_worker_failed_pushes_total", Help: "Pushes that failed, each try counted."}),
+	}
+	if w.Registry == nil {
+		return m
+	}
+	gauge := func(name, help string, labels prometheus.Labels, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value)
+	}
+	const tokens, tokensHelp = "drover_worker_tokens", "Tokens the item has used, over all attempts."
+	var errs []error
+	for _, c := range []prometheus.Collector{
+		m.pushes, m.failedPushes,
+		gauge("drover_worker_iterations", "Iterations the item has begun, over all attempts.", nil,
+			func() float64 { return float64(w.journal.progress().Iteration) }),
+		gauge(tokens, tokensHelp, prometheus.Labels{"direction": "in"}, func() float64 { return float64(w.journal.progress().Tokens.In) }),
+		gauge(tokens, tokensHelp, prometheus.Labels{"direction": "out"}, func() float64 { return float64(w.journal.progress().Tokens.Out) }),
+		gauge("drover_worker_sign_of_life_age_seconds", "Time since the agent's last sign of life.", nil,
+			func() float64 { return w.heart.silence().Seconds() }),
+	} {
+		errs = append(errs, w.Registry.Register(c))
+	}
+	if err := errors.Join(errs...); err != nil {
+		w.log.Warn("metrics not registered", "error", err)
+	}
+	return m
+}
+
+// serveHealth serves /health and /metrics until stop is called. Without them the
+// work goes on.
+func (w *worker) serveHealth(hold context.Context) (stop func()) {
+	if w.Health == "" {
+		return func() {}
+	}
+	listener, err := net.Listen("tcp", w.Health)
+	if err != nil {
+		w.log.Warn("health is not served", "error", err)
+		return func() {}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", func(answer http.ResponseWriter, _ *http.Request) {
+		if err := w.healthy(hold); err != nil {
+			http.Error(answer, "unhealthy: "+w.Redactor.String(err.Error()), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintf(answer, "healthy: last heartbeat %s ago\n", w.heart.sinceBeat().Round(time.Second))
+	})
+	if w.Registry != nil {
+		mux.Handle("GET /metrics", promhttp.HandlerFor(w.Registry, promhttp.HandlerOpts{}))
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: healthHeaderTimeout}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			w.log.Warn("health is not served any more", "error", err)
+		}
+	})
+	w.log.Info("serving health", "address", listener.Addr())
+	return func() {
+		_ = server.Close() // nobody is to wait for the worker any more
+		serving.Wait()
+	}
+}
+
+// healthy returns nil while the claim is held and Consul hears from the worker in time.
+func (w *worker) healthy(hold context.Context) error {
+	if err := context.Cause(hold); err != nil {
+		return fmt.Errorf("the attempt is not this worker's: %w", err)
+	}
+	if silent := w.heart.sinceBeat(); silent > w.heart.ttl {
+		return fmt.Errorf("no heartbeat for %s, more than %s", silent.Round(time.Second), w.heart.ttl)
+	}
+	return nil
+}
