@@ -176,7 +176,7 @@ func (s *Server) term(term *consul.Term) {
 	cfg := s.opts.Config
 	queues := map[string]orchestrator.Queue{}
 	for name, q := range cfg.Queues() {
-		queues[name] = orchestrator.Queue{MaxInFlight: q.MaxInFlight, Retry: q.Retry.Override()}
+		queues[name] = orchestrator.Queue{MaxInFlight: q.MaxInFlight, Retry: q.Retry.Override(), Agent: q.Agent, Command: q.Command}
 	}
 	o := orchestrator.New(orchestrator.Config{
 		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: queues, Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),

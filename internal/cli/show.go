@@ -124,8 +124,12 @@ func resources(r work.Resources, memoryMB int) string {
 }
 
 func spent(item work.Item) string {
-	return fmt.Sprintf("%d iterations, tokens %d in and %d out, %d retries, %d requeues, %d start failures",
-		item.Iteration, item.Tokens.In, item.Tokens.Out, item.Retries, item.Requeues, item.StartFailures)
+	cost := ""
+	if item.CostUSD > 0 {
+		cost = fmt.Sprintf(", %.2f USD", item.CostUSD)
+	}
+	return fmt.Sprintf("%d iterations, tokens %d in and %d out%s, %d retries, %d requeues, %d start failures",
+		item.Iteration, item.Tokens.In, item.Tokens.Out, cost, item.Retries, item.Requeues, item.StartFailures)
 }
 
 // changes tells the scope of the latest attempt that reported one.

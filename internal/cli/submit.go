@@ -35,6 +35,8 @@ type submitOptions struct {
 	taskFile  string
 	notBefore string
 	labels    []string
+	prompt    string
+	loop      bool
 	priority  int
 	wait      bool
 }
@@ -50,6 +52,7 @@ What follows -- is the agent's command; the server's default if there is none.`,
 		Example: `  drover submit --repo https://github.com/example/shop --task "Fix the flaky checkout test" --test "make test"
   drover submit --repo git@example.com:shop.git --task-file task.md --priority 80 --label team=web
   drover submit -f items.yaml --wait
+  drover submit --repo https://github.com/example/shop --task-file plan.md --agent claude-code --loop --budget-cost-usd 5
   generate-items | drover submit -f - -o json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
@@ -87,6 +90,11 @@ func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&o.labels, "label", nil, "label as KEY=VALUE; may be repeated")
 	flags.StringVar(&o.notBefore, "not-before", "", "earliest start: a time (2026-01-31T08:00:00Z) or a duration from now (2h)")
 	flags.StringVar(&s.Image, "image", "", "worker image")
+	flags.StringVar(&s.Agent, "agent", "", "kind of agent: "+strings.Join(work.Agents(), ", "))
+	flags.StringVar(&o.prompt, "prompt-file", "", "file with a template of what the agent is told; the task alone if not given")
+	flags.BoolVar(&o.loop, "loop", false, "run the agent again until it says that it is done")
+	flags.Int64Var(&s.Budget.Tokens, "budget-tokens", 0, "most tokens, read and written, over all attempts")
+	flags.Float64Var(&s.Budget.CostUSD, "budget-cost-usd", 0, "most cost in USD that the agent may state, over all attempts")
 	flags.StringVar(&s.Test.Command, "test", "", "shell command that tests the agent's work")
 	flags.TextVar(&s.Test.Timeout, "test-timeout", work.Duration(0), "time limit of the test command")
 	flags.IntVar(&s.Resources.MemoryMB, "memory-mb", 0, "memory limit in MB")
@@ -185,6 +193,16 @@ func (o submitOptions) flagSpec(sh *shell) (work.Spec, error) {
 			return spec, err
 		}
 		spec.Task = string(data)
+	}
+	if o.prompt != "" {
+		data, err := readInput(o.prompt, sh)
+		if err != nil {
+			return spec, err
+		}
+		spec.Prompt = string(data)
+	}
+	if o.loop {
+		spec.Loop.Mode = work.LoopUntil
 	}
 	for _, label := range o.labels {
 		key, value, ok := strings.Cut(label, "=")

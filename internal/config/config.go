@@ -98,7 +98,13 @@ type Worker struct {
 
 // ItemDefaults fill what an item leaves open.
 type ItemDefaults struct {
-	Command       []string `hcl:"command,optional"` // the agent's
+	Agent         string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
+	Command       []string `hcl:"command,optional"` // of agents of this kind
+	Prompt        string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
+	LoopMode      string   `hcl:"loop_mode,optional"`
+	DonePhrase    string   `hcl:"done_phrase,optional"`
+	BudgetTokens  int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
+	BudgetCostUSD float64  `hcl:"budget_cost_usd,optional"`
 	MemoryMB      int      `hcl:"memory_mb,optional"`
 	MemoryMaxMB   int      `hcl:"memory_max_mb,optional"`
 	Cores         int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
@@ -140,6 +146,8 @@ type Orchestrator struct {
 type Queue struct {
 	Name        string      `hcl:"name,label"`
 	MaxInFlight int         `hcl:"max_in_flight,optional"` // attempts in flight at a time; 0 is no limit of its own
+	Agent       string      `hcl:"agent,optional"`         // kind of agent of items that name none; the default's if empty
+	Command     []string    `hcl:"command,optional"`       // of these agents
 	Retry       *QueueRetry `hcl:"retry,block"`
 }
 
@@ -200,7 +208,9 @@ func (c Config) Defaults() work.Defaults {
 		cores = work.DefaultCores
 	}
 	defaults := work.Defaults{
-		Command: d.Command,
+		Agent: d.Agent, Command: d.Command, Prompt: d.Prompt,
+		Loop:   work.Loop{Mode: d.LoopMode, DonePhrase: d.DonePhrase},
+		Budget: work.Budget{Tokens: int64(d.BudgetTokens), CostUSD: d.BudgetCostUSD},
 		Resources: work.Resources{
 			MemoryMB: d.MemoryMB, MemoryMaxMB: d.MemoryMaxMB, Cores: cores, CPUMHz: d.CPUMHz, PIDs: d.PIDs,
 		},

@@ -74,6 +74,12 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 		  command = ["agent", "--print"]
 		  cpu_mhz = 500
 		  timeout = "30m"
+		  agent   = "plain"
+		  prompt  = "{{.Task}}"
+		  loop_mode       = "until"
+		  done_phrase     = "DONE"
+		  budget_tokens   = 1000000
+		  budget_cost_usd = 2.5
 		}
 		retry {
 		  backoff = ["10s", "20s"]
@@ -84,7 +90,11 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 		  max_in_flight = 1
 		  retry { actions = { stuck = "retry" } }
 		}
-		queue "default" { max_in_flight = 3 }
+		queue "default" {
+		  max_in_flight = 3
+		  agent         = "codex"
+		  command       = ["codex", "--model", "m"]
+		}
 	`)
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
@@ -95,9 +105,12 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 	want.Nomad.Address, want.Nomad.Namespace = "http://nomad:4646", "agents"
 	want.Worker.Image, want.Worker.Env = "drover-worker:1", map[string]string{"LANG": "C.UTF-8"}
 	want.ItemDefaults.Command, want.ItemDefaults.CPUMHz, want.ItemDefaults.Timeout = []string{"agent", "--print"}, 500, "30m"
+	want.ItemDefaults.Agent, want.ItemDefaults.Prompt = "plain", "{{.Task}}"
+	want.ItemDefaults.LoopMode, want.ItemDefaults.DonePhrase = "until", "DONE"
+	want.ItemDefaults.BudgetTokens, want.ItemDefaults.BudgetCostUSD = 1000000, 2.5
 	want.Retry.Backoff, want.Retry.Actions = []config.Duration{"10s", "20s"}, map[string]string{"timeout": "fail"}
 	want.Orchestrator.MaxInFlight = 4
-	want.QueueBlocks = []config.Queue{{Name: "slow", MaxInFlight: 1, Retry: &config.QueueRetry{Actions: map[string]string{"stuck": "retry"}}}, {Name: "default", MaxInFlight: 3}}
+	want.QueueBlocks = []config.Queue{{Name: "slow", MaxInFlight: 1, Retry: &config.QueueRetry{Actions: map[string]string{"stuck": "retry"}}}, {Name: "default", MaxInFlight: 3, Agent: "codex", Command: []string{"codex", "--model", "m"}}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("configuration\n got %+v\nwant %+v", c, want)
 	}
@@ -216,6 +229,15 @@ func TestValidateNamesTheField(t *testing.T) {
 		"defaults.max_iterations":         func(c *config.Config) { c.ItemDefaults.MaxIterations = -1 },
 		"defaults.timeout":                func(c *config.Config) { c.ItemDefaults.Timeout = "-1h" },
 		"defaults.heartbeat_ttl":          func(c *config.Config) { c.ItemDefaults.HeartbeatTTL = "5s" },
+		"defaults.agent":                  func(c *config.Config) { c.ItemDefaults.Agent = "gpt" },
+		"defaults.prompt: prompt":         func(c *config.Config) { c.ItemDefaults.Prompt = "{{" },
+		"defaults.prompt: unknown name":   func(c *config.Config) { c.ItemDefaults.Prompt = "{{.Nope}}" },
+		"defaults.loop_mode":              func(c *config.Config) { c.ItemDefaults.LoopMode = "forever" },
+		"defaults.done_phrase":            func(c *config.Config) { c.ItemDefaults.DonePhrase = "a\nb" },
+		"defaults.budget_tokens":          func(c *config.Config) { c.ItemDefaults.BudgetTokens = -1 },
+		"defaults.budget_cost_usd":        func(c *config.Config) { c.ItemDefaults.BudgetCostUSD = -0.1 },
+		`queue "q".agent`:                 func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "q", Agent: "gpt"}} },
+		`queue "q".command`:               func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "q", Command: []string{"x"}}} },
 		"defaults.pr_provider":            func(c *config.Config) { c.ItemDefaults.PRProvider = "gitlab" },
 		"retry.backoff":                   func(c *config.Config) { c.Retry.Backoff = nil },
 		"retry.start_backoff[1]":          func(c *config.Config) { c.Retry.StartBackoff = []config.Duration{"1s", "x"} },

@@ -164,6 +164,18 @@ func (d ItemDefaults) validate(check *checker) {
 	check.duration("defaults.start_timeout", d.StartTimeout, time.Second)
 	check.duration("defaults.queue_timeout", d.QueueTimeout, time.Second)
 	check.duration("defaults.test_timeout", d.TestTimeout, time.Second)
+	check.oneOf("defaults.agent", d.Agent, append(work.Agents(), "")...)
+	check.oneOf("defaults.loop_mode", d.LoopMode, "", work.LoopOnce, work.LoopUntil)
+	if strings.Contains(d.DonePhrase, "\n") {
+		check.bad("defaults.done_phrase", "must be one line")
+	}
+	if err := work.CheckPrompt(work.Spec{Prompt: d.Prompt}); err != nil {
+		check.bad("defaults.prompt", "%s", strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error()))
+	}
+	check.atLeast("defaults.budget_tokens", d.BudgetTokens, 0)
+	if d.BudgetCostUSD < 0 {
+		check.bad("defaults.budget_cost_usd", "%v is below 0", d.BudgetCostUSD)
+	}
 	check.oneOf("defaults.pr_provider", d.PRProvider, "", work.ProviderGitHub, work.ProviderRequestPull, work.ProviderNone)
 }
 
@@ -206,6 +218,10 @@ func (c Config) validateQueues(check *checker) {
 		}
 		seen[q.Name] = true
 		check.atLeast(field+".max_in_flight", q.MaxInFlight, 0)
+		check.oneOf(field+".agent", q.Agent, append(work.Agents(), "")...)
+		if len(q.Command) > 0 && q.Agent == "" {
+			check.bad(field+".command", "say which kind of agent it is: %s", strings.Join(work.Agents(), ", "))
+		}
 		q.Retry.validate(check, field+".retry")
 	}
 }

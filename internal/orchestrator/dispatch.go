@@ -117,6 +117,7 @@ func (o *Orchestrator) send(ctx context.Context, e *entry) error {
 // KV when it does not fit a payload.
 func (o *Orchestrator) envelope(ctx context.Context, item *work.Item) (work.Envelope, error) {
 	envelope := item.Envelope(o.cfg.KVPrefix)
+	envelope.Resume.LastLog = o.lastLog(ctx, item)
 	data, err := json.Marshal(envelope)
 	if err != nil {
 		return work.Envelope{}, fmt.Errorf("envelope of attempt %s: %w", envelope.Attempt, err)

@@ -111,7 +111,7 @@ func (c *cluster) start(f faults) *server {
 	}
 	s := &server{term: term, ended: make(chan struct{}), line: line}
 	s.Orchestrator = orchestrator.New(orchestrator.Config{
-		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: defaults(), Retry: retry,
+		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient, "codex": {Agent: work.AgentCodex}}, Defaults: defaults(), Retry: retry,
 		ReconcileEvery: 500 * time.Millisecond, KVPrefix: c.prefix,
 	}, store, ledger, world, log)
 	go func() {

@@ -19,6 +19,37 @@ const (
 	recentlyEnded = 3 * time.Second
 )
 
+// Bounds of what the next attempt is told of the last one's output.
+const (
+	toldLines     = 20 // of each stream
+	toldLineBytes = 160
+)
+
+// lastLog returns the end of the output of the attempt before the item's current
+// one, as it is kept: empty where there is none. A retry does without it rather
+// than wait for it.
+func (o *Orchestrator) lastLog(ctx context.Context, item *work.Item) string {
+	last := item.Attempt(len(item.Attempts) - 1)
+	if last == nil {
+		return ""
+	}
+	kept, err := o.store.Logs(ctx, last.ID)
+	o.complain("end of the last attempt's output not read", last.ID, err)
+	if err != nil || kept == nil {
+		return ""
+	}
+	var told []string
+	for _, lines := range [][]string{kept.Stdout, kept.Stderr} {
+		for _, line := range lines[max(0, len(lines)-toldLines):] {
+			if len(line) > toldLineBytes {
+				line = strings.ToValidUTF8(line[:toldLineBytes], "") + "…"
+			}
+			told = append(told, line)
+		}
+	}
+	return strings.Join(told, "\n")
+}
+
 // keepLogs stores the end of the output of a child's first allocation, the one
 // that ran the attempt, and what Nomad tells of it.
 func (o *Orchestrator) keepLogs(ctx context.Context, a work.AttemptID, child work.Child) error {

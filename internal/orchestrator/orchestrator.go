@@ -50,6 +50,8 @@ type Config struct {
 type Queue struct {
 	MaxInFlight int                 // attempts in flight at a time; 0 is no limit of its own
 	Retry       *work.RetryOverride // rows of the retry table that it changes; may be nil
+	Agent       string              // kind of agent of items that name none; the server's if empty
+	Command     []string            // of these agents; the adapter's own, or the server's where it is of the same kind, if empty
 }
 
 // Orchestrator is one term of leadership.

@@ -102,6 +102,47 @@ func TestEndingsSeenFromOutside(t *testing.T) {
 	}
 }
 
+func TestRetryIsToldTheEndOfTheLastAttemptsOutput(t *testing.T) {
+	t.Parallel()
+	told := make(chan string, 1)
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		if r.envelope.Attempt.Number() > 1 {
+			told <- r.envelope.Resume.LastLog
+			return succeed(r)
+		}
+		fmt.Fprintln(r.stdout, strings.Repeat("early\n", 100)+strings.Repeat("x", 1000)+"\nlast words")
+		fmt.Fprintln(r.stderr, "last complaint")
+		return nomadd.Exit{Code: 1}
+	})
+	s := c.start(faults{})
+	id := c.submit(s, 1, func(spec *work.Spec) {
+		spec.Retry = &work.RetryOverride{Backoff: []work.Duration{work.Duration(2 * time.Second)}} // time to keep the output
+	})[0]
+	c.await(id, inState(work.StateCompleted))
+	got := <-told
+	if !strings.HasSuffix(got, strings.Repeat("x", 160)+"…\nlast words\nlast complaint") || strings.Count(got, "\n") != 20 {
+		t.Fatalf("the retry is told %q", got)
+	}
+}
+
+func TestQueueNamesTheAgentOfItsItems(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	for want, change := range map[string]func(*work.Spec){
+		"codex []":            func(spec *work.Spec) { spec.Queue = "codex" },
+		"claude-code []":      func(spec *work.Spec) { spec.Queue, spec.Agent = "codex", work.AgentClaudeCode },
+		"codex [mine]":        func(spec *work.Spec) { spec.Queue, spec.Command = "codex", []string{"mine"} },
+		"plain [agent]":       func(*work.Spec) {},
+		"plain [own command]": func(spec *work.Spec) { spec.Command = []string{"own command"} },
+	} {
+		item := c.await(c.submit(s, 1, change)[0], inState(work.StateCompleted))
+		if got := fmt.Sprintf("%s %v", item.Spec.Agent, item.Spec.Command); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 func TestMissingImageIsAStartFailure(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, succeed)

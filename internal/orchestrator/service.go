@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -85,10 +86,12 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 	if err := s.Spec.Validate(); err != nil {
 		return work.Item{}, false, err
 	}
-	spec := s.Spec.WithDefaults(o.cfg.Defaults)
-	if _, known := o.cfg.Queues[spec.Queue]; !known {
-		return work.Item{}, false, fmt.Errorf("unknown queue %q: known are %s: %w", spec.Queue, strings.Join(o.queueNames(), ", "), work.ErrInvalid)
+	name := cmp.Or(s.Spec.Queue, work.DefaultQueue)
+	queue, known := o.cfg.Queues[name]
+	if !known {
+		return work.Item{}, false, fmt.Errorf("unknown queue %q: known are %s: %w", name, strings.Join(o.queueNames(), ", "), work.ErrInvalid)
 	}
+	spec := s.Spec.WithDefaults(o.cfg.Defaults.WithAgent(queue.Agent, queue.Command))
 	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
 		return work.Item{}, false, fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
 	}

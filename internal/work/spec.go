@@ -321,6 +321,19 @@ func NewDefaults() Defaults {
 	}
 }
 
+// WithAgent returns the defaults of a queue that names an agent of its own. An
+// empty agent changes nothing.
+func (d Defaults) WithAgent(agent string, command []string) Defaults {
+	if agent == "" {
+		return d
+	}
+	if len(command) > 0 || agent != or(d.Agent, AgentPlain) {
+		d.Command = command
+	}
+	d.Agent = agent
+	return d
+}
+
 // WithDefaults returns the specification with every open field filled, so that
 // a stored item does not change its meaning with the server's configuration.
 func (s Spec) WithDefaults(d Defaults) Spec {
