@@ -19,7 +19,9 @@ var (
 	// ErrAuth says that the repository refused the credentials, or that there are none.
 	ErrAuth = errors.New("access refused")
 	// ErrMoved says that the remote branch has commits that the pushed ones do not descend from.
-	ErrMoved = errors.New("push rejected, somebody else has moved the branch")
+	ErrMoved = errors.New("push rejected, the remote branch has other commits")
+	// ErrUnsupported says that the repository needs more than git.
+	ErrUnsupported = errors.New("not supported")
 )
 
 // defaultUsername is what forges take beside a token.

@@ -43,7 +43,7 @@ type Repo struct {
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
 // the branch: at its remote state if it is there, and else at the base.
-// It returns ErrAuth, also when the credentials may read but not push.
+// It returns ErrAuth, also when the credentials may read but not push, and ErrUnsupported.
 func Open(ctx context.Context, opts Options) (*Repo, error) {
 	r := &Repo{opts: opts}
 	if err := r.prepare(); err != nil {
@@ -59,6 +59,9 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 		return nil, err
 	}
 	if err := r.findStart(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.supported(ctx); err != nil {
 		return nil, err
 	}
 	target := r.start + ":refs/heads/" + r.opts.Branch
