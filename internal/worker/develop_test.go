@@ -3,6 +3,7 @@ package worker_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,31 @@ func TestEachKindOfAgentIsUnderstood(t *testing.T) {
 				t.Errorf("prompt %q", prompt)
 			}
 			b.wantLog("one")
+		})
+	}
+}
+
+func TestAgentSeesTheCredentialsOfItsKindAlone(t *testing.T) {
+	t.Parallel()
+	all := []string{"AGENT_X=agent-x", "ANTHROPIC_API_KEY=anthropic-key", "CLAUDE_CODE_OAUTH_TOKEN=claude-token", "OPENAI_API_KEY=openai-key", "CODEX_API_KEY=codex-key"}
+	for kind, sees := range map[string][]string{
+		work.AgentPlain: {"AGENT_X"}, work.AgentClaudeCode: {"AGENT_X", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"}, work.AgentCodex: {"AGENT_X", "OPENAI_API_KEY", "CODEX_API_KEY"},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			b := newAgentBench(t, kind, `env >"$HOME/env"; cat "$HOME/env"`)
+			b.environ = append(b.environ, all...)
+			b.envelope.Spec.Test.Command = `env >"$HOME/test-env"`
+			b.result()
+			for _, pair := range all {
+				name, value, _ := strings.Cut(pair, "=")
+				if got := strings.Contains(b.kept("env"), pair+"\n"); got != slices.Contains(sees, name) {
+					t.Errorf("sees %s: %v", name, got)
+				}
+				if name != "AGENT_X" && (strings.Contains(b.kept("test-env"), pair) || strings.Contains(b.out.String(), value)) {
+					t.Errorf("%s is seen by the tests, or in the log", name)
+				}
+			}
 		})
 	}
 }

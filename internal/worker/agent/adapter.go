@@ -7,6 +7,9 @@ import "drover/internal/work"
 type Adapter interface {
 	// Command returns the command line of a run. The prompt comes on standard input.
 	Command(o Options) []string
+	// Variables returns with what the names of the operator's variables begin that
+	// this agent, and nothing else, may see: its credentials and settings.
+	Variables() []string
 	// Reader returns what reads the lines of one run's standard output, in their
 	// order. A line that it does not know gives no event.
 	Reader() func(line string) []Event

@@ -105,7 +105,7 @@ func (r Run) Fingerprint(ctx context.Context) (string, error) {
 // environment is all that the agent sees: no variable of Nomad, Consul or git's credentials.
 func (r Run) environment() []string {
 	e := r.Envelope
-	return append(Environment(r.Environ, r.Home),
+	return append(Environment(r.Environ, r.Home, r.Adapter.Variables()...),
 		"DROVER_TASK_FILE="+r.TaskFile,
 		"DROVER_ITEM="+e.Item,
 		"DROVER_ATTEMPT="+strconv.Itoa(e.Attempt.Number()),
@@ -115,11 +115,13 @@ func (r Run) environment() []string {
 	)
 }
 
-// Environment is what of the worker's environment an agent, and the tests of its work, may see.
-func Environment(environ []string, home string) []string {
+// Environment is what of the worker's environment an agent, and the tests of its
+// work, may see. prefixes begin the names of what the agent may see besides.
+func Environment(environ []string, home string, prefixes ...string) []string {
 	env := []string{"HOME=" + home, "GIT_TERMINAL_PROMPT=0"}
+	prefixes = append(prefixes, passedPrefixes...)
 	meant := func(name string) bool {
-		return slices.ContainsFunc(passedPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")

@@ -32,6 +32,8 @@ func (claudeCode) Command(o Options) []string {
 	return args
 }
 
+func (claudeCode) Variables() []string { return []string{"ANTHROPIC_", "CLAUDE_CODE_"} }
+
 // Status: it exits with 1 whatever failed.
 func (claudeCode) Status(code int) int { return failed(code) }
 

@@ -24,6 +24,8 @@ func (codex) Command(o Options) []string {
 	return append(args, "-") // the prompt is on standard input
 }
 
+func (codex) Variables() []string { return []string{"OPENAI_", "CODEX_"} }
+
 // Status: it exits with 1 whatever failed.
 func (codex) Status(code int) int { return failed(code) }
 

@@ -5,6 +5,8 @@ type plain struct{}
 
 func (plain) Command(o Options) []string { return o.program() }
 
+func (plain) Variables() []string { return nil } // AGENT_ is for all
+
 func (plain) Reader() func(string) []Event {
 	return func(line string) []Event {
 		if e, ok := Parse(line); ok {
