@@ -230,6 +230,28 @@ func TestNetworkToTheGitServerIsCut(t *testing.T) {
 	}
 }
 
+func TestBranchMovedBySomeoneElseKeepsBothWorks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; gate on; commit two`)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	clone := strings.Replace(b.git.URL(repo), "http://", "http://"+username+":"+password+"@", 1)
+	other := exec.Command("sh", "-euc", "git clone -q -b "+b.envelope.Branch+" "+clone+` .; echo x >theirs; git add -A
+		git -c user.name=someone -c user.email=someone@localhost commit -qm theirs; git push -q`)
+	other.Dir = t.TempDir()
+	if out, err := other.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reported(); r.Reason != work.ReasonCompleted || !r.Proven() || r.Changes.Commits != 3 {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one", "theirs", "two")
+}
+
 func TestStopRepeatsALastPushThatFails(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, made+`trap 'gate on; make_commit last; exit 143' TERM; echo ready; while :; do sleep 0.1; done`)

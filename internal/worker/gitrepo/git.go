@@ -97,8 +97,9 @@ func ignoreAbsent(err error) error {
 }
 
 func verb(args []string) string {
-	for _, arg := range args {
-		if !strings.HasPrefix(arg, "-") {
+	for i, arg := range args {
+		value := i > 0 && (args[i-1] == "-C" || args[i-1] == "-c")
+		if !value && !strings.HasPrefix(arg, "-") {
 			return arg
 		}
 	}

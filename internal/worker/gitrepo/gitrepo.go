@@ -39,6 +39,8 @@ type Repo struct {
 	from  string // commit the base was at
 	start string // commit the agent's tree was at first
 	seen  string // commit the remote branch was last seen at, empty if it is not there
+	own   string // commit of the agent's that was pushed last; start at first
+	as    string // what own is on the remote branch: another commit once it was rebased
 }
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
@@ -102,6 +104,7 @@ func (r *Repo) findStart(ctx context.Context) error {
 	if r.seen != "" {
 		r.start, err = r.commit(ctx, "refs/heads/"+r.opts.Branch)
 	}
+	r.own, r.as = r.start, r.start
 	return err
 }
 
@@ -185,22 +188,19 @@ func (r *Repo) descends(ctx context.Context, sha, ancestor string) bool {
 	return err == nil
 }
 
-// Push pushes the agent's commits and returns the newest. Without any commit
-// nothing is pushed. It never forces: where the remote branch has commits that
-// the agent's lack, it returns ErrMoved.
+// Push pushes the agent's commits and returns the newest, as it is on the remote
+// branch. Without any commit nothing is pushed. It never forces: where somebody
+// else has moved the remote branch, the commits are rebased for it. Where that
+// makes a conflict, or the agent has rewritten what was pushed, it returns ErrMoved.
 func (r *Repo) Push(ctx context.Context) (string, error) {
 	tip, err := r.Tip(ctx)
 	if err != nil {
 		return "", err
 	}
-	if tip == r.seen || (r.seen == "" && tip == r.from) {
-		return tip, nil
+	if tip == r.own {
+		return r.as, nil
 	}
-	if _, err := r.remote(ctx, "push", "--porcelain", r.opts.URL, tip+":refs/heads/"+r.opts.Branch); err != nil {
-		return tip, err
-	}
-	r.seen = tip
-	return tip, nil
+	return r.pushRebased(ctx, tip)
 }
 
 // Remote reads back where the remote branch is; empty if it is not there.
