@@ -10,8 +10,11 @@ import (
 	"text/template/parse"
 )
 
-// MaxPromptBytes bounds a prompt's template.
-const MaxPromptBytes = 16 << 10
+// Bounds of a prompt's template, and of what it makes.
+const (
+	MaxPromptBytes = 16 << 10
+	MaxToldBytes   = 512 << 10
+)
 
 // DefaultPrompt is the task, and why the last attempt ended where there was one.
 const DefaultPrompt = `{{.Task}}
@@ -87,7 +90,7 @@ func renderPrompt(text string, data PromptData) (string, error) {
 	if err == nil {
 		err = checkTemplate(t, reflect.TypeFor[PromptData]())
 	}
-	var b strings.Builder
+	var b toldBuilder
 	if err == nil {
 		err = t.Execute(&b, data)
 	}
@@ -95,6 +98,16 @@ func renderPrompt(text string, data PromptData) (string, error) {
 		return "", fmt.Errorf("%s: %w", strings.TrimPrefix(err.Error(), "template: "), ErrInvalid)
 	}
 	return b.String(), nil
+}
+
+// toldBuilder takes no more than MaxToldBytes: a template may name a long task often.
+type toldBuilder struct{ strings.Builder }
+
+func (b *toldBuilder) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > MaxToldBytes {
+		return 0, fmt.Errorf("it makes more than %d bytes", MaxToldBytes)
+	}
+	return b.Builder.Write(p)
 }
 
 var errConstruct = errors.New("only names, if, else, and, or, not, eq, ne and index are allowed")

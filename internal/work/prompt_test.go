@@ -23,6 +23,18 @@ func TestFaultyPromptIsRefusedWhenItIsSubmitted(t *testing.T) {
 	}
 }
 
+func TestPromptIsBounded(t *testing.T) {
+	s := spec()
+	s.Task, s.Prompt = strings.Repeat("x", work.MaxTaskBytes), strings.Repeat("{{.Task}}", 1000)
+	if err := s.Validate(); !errors.Is(err, work.ErrInvalid) || !strings.Contains(err.Error(), "more than") {
+		t.Fatalf("%.200v", err)
+	}
+	s.Prompt = "{{.Task}}{{.Task}}"
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestPromptNamesWhatIsKnown(t *testing.T) {
 	s := spec()
 	s.Labels = map[string]string{"team": "web"}

@@ -118,6 +118,7 @@ func TestTranscripts(t *testing.T) {
 			"tokens 1110/5", // the same message has one usage
 			"tool Edit internal/x.go",
 			"tokens 2230/12",
+			"tokens 2230/12", // again the first message: subagents speak between
 			"tokens 2230/15, last",
 			"cost 0.0425, last",
 			`message "The flag is there.\n<done/>", last`,

@@ -37,15 +37,15 @@ func (claudeCode) Variables() []string { return []string{"ANTHROPIC_", "CLAUDE_C
 // Status: it exits with 1 whatever failed.
 func (claudeCode) Status(code int) int { return failed(code) }
 
-func (claudeCode) Reader() func(string) []Event { return (&claudeReader{}).line }
+func (claudeCode) Reader() func(string) []Event {
+	return (&claudeReader{counted: map[string]work.Tokens{}}).line
+}
 
 // claudeLine has of every message what is read here.
 type claudeLine struct {
 	Type      string `json:"type"`
 	Subtype   string `json:"subtype"`
 	SessionID string `json:"session_id"`
-	// ParentToolUseID is set in what a subagent says.
-	ParentToolUseID string `json:"parent_tool_use_id"`
 
 	Message struct { // assistant
 		ID      string        `json:"id"`
@@ -86,9 +86,8 @@ func (u claudeUsage) tokens() work.Tokens {
 // claudeReader reads the lines of one run.
 type claudeReader struct {
 	session string
-	steps   work.Tokens // of the messages before the last
-	message string      // id of the last
-	last    work.Tokens // of the last: each of its lines repeats them
+	used    work.Tokens
+	counted map[string]work.Tokens // of each message by its id: every line of it repeats them
 	limited bool
 	resets  time.Time
 }
@@ -124,14 +123,11 @@ func (r *claudeReader) assistant(l claudeLine) []Event {
 			events = append(events, Event{Type: EventTool, Name: block.Name, Detail: toolDetail(block.Input)})
 		}
 	}
-	if l.Message.ID != r.message {
-		r.steps = work.Tokens{In: r.steps.In + r.last.In, Out: r.steps.Out + r.last.Out}
-		r.message, r.last = l.Message.ID, work.Tokens{}
-	}
-	u := l.Message.Usage.tokens()
-	r.last = work.Tokens{In: max(r.last.In, u.In), Out: max(r.last.Out, u.Out)}
-	used := work.Tokens{In: r.steps.In + r.last.In, Out: r.steps.Out + r.last.Out}
-	return append(events, Event{Type: EventTokens, Tokens: used})
+	before, now := r.counted[l.Message.ID], l.Message.Usage.tokens()
+	now = work.Tokens{In: max(before.In, now.In), Out: max(before.Out, now.Out)}
+	r.counted[l.Message.ID] = now
+	r.used = work.Tokens{In: r.used.In + now.In - before.In, Out: r.used.Out + now.Out - before.Out}
+	return append(events, Event{Type: EventTokens, Tokens: r.used})
 }
 
 // legacyLimit is how versions before the rate_limit_event named the reset.
