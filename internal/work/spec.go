@@ -64,6 +64,7 @@ const MinHeartbeatTTL = Duration(10 * time.Second)
 type Spec struct {
 	Repository string            `json:"repository"`            // URL git can clone
 	Base       string            `json:"base,omitempty"`        // branch to start from; the remote's HEAD if empty
+	CloneDepth int               `json:"clone_depth,omitempty"` // commits of history that the agent gets, for big repositories; all of it if zero
 	Task       string            `json:"task"`                  // text handed to the agent
 	Queue      string            `json:"queue,omitempty"`       // DefaultQueue if empty
 	Priority   *int              `json:"priority,omitempty"`    // 0 to MaxPriority, higher first; DefaultPriority if absent
@@ -241,7 +242,7 @@ func (s Spec) validateNumbers(bad func(string, ...any)) {
 	for name, v := range map[string]int{
 		"resources.memory_mb": s.Resources.MemoryMB, "resources.memory_max_mb": s.Resources.MemoryMaxMB,
 		"resources.cores": s.Resources.Cores, "resources.cpu_mhz": s.Resources.CPUMHz,
-		"resources.pids": s.Resources.PIDs, "limits.max_iterations": s.Limits.MaxIterations,
+		"resources.pids": s.Resources.PIDs, "clone_depth": s.CloneDepth, "limits.max_iterations": s.Limits.MaxIterations,
 	} {
 		if v < 0 {
 			bad("%s %d: must not be negative", name, v)

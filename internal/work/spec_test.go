@@ -28,6 +28,7 @@ func TestFaultsOfTestsAndPullRequestAreNamed(t *testing.T) {
 		`test.junit "../x.xml": `:          spec(func(s *work.Spec) { s.Test.JUnit = "../x.xml" }),
 		`test.junit "/tmp/x.xml": `:        spec(func(s *work.Spec) { s.Test.JUnit = "/tmp/x.xml" }),
 		`pull_request.draft "sometimes": `: spec(func(s *work.Spec) { s.PR.Draft = "sometimes" }),
+		"clone_depth -1: ":                 spec(func(s *work.Spec) { s.CloneDepth = -1 }),
 		"unknown name .Tsk":                spec(func(s *work.Spec) { s.PR.Title = "{{.Tsk}}" }),
 		"unknown name .Author":             spec(func(s *work.Spec) { s.PR.Body = `{{if .Task}}x{{else}}{{.Author}}{{end}}` }),
 		`map has no entry for key "owner"`: spec(func(s *work.Spec) { s.PR.Body = "{{.Labels.owner}}" }),

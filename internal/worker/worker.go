@@ -253,7 +253,7 @@ func (w *worker) release() {
 // open makes the clone.
 func (w *worker) open(ctx context.Context) error {
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
-		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch,
+		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, Depth: w.envelope.Spec.CloneDepth,
 		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
 		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
 		Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,

@@ -23,6 +23,7 @@ type Options struct {
 	URL      string
 	Base     string // branch to start from; the remote's HEAD if empty
 	Branch   string // that the work is pushed to
+	Depth    int    // commits of history to fetch; all if 0
 	Dir      string // of the worker's own files; made if it is not there
 	Tree     string // the agent's clone; must not exist
 	Username string // for HTTP; what forges take beside a token if empty
@@ -57,10 +58,13 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 	if err := r.look(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := r.remote(ctx, "fetch", "--progress", "--no-write-fetch-head", r.opts.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"); err != nil {
+	if err := r.fetch(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.findStart(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.deepen(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.supported(ctx); err != nil {
@@ -93,6 +97,46 @@ func (r *Repo) look(ctx context.Context) error {
 		return fmt.Errorf("repository %s has no commit to start from", r.opts.URL)
 	}
 	return nil
+}
+
+// fetch fetches every branch and tag, or some of the history of the two branches
+// that matter.
+func (r *Repo) fetch(ctx context.Context) error {
+	args := []string{"fetch", "--progress", "--no-write-fetch-head"}
+	if r.opts.Depth > 0 {
+		args = append(args, "--no-tags", "--depth="+strconv.Itoa(r.opts.Depth), r.opts.URL)
+		args = append(args, r.branches()...)
+	} else {
+		args = append(args, r.opts.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+	}
+	_, err := r.remote(ctx, args...)
+	return err
+}
+
+// branches are what to fetch of the base, and of the item's branch if it is there.
+func (r *Repo) branches() []string {
+	specs := []string{"+refs/heads/" + r.base + ":refs/heads/" + r.base}
+	if r.seen != "" && r.base != r.opts.Branch {
+		specs = append(specs, "+refs/heads/"+r.opts.Branch+":refs/heads/"+r.opts.Branch)
+	}
+	return specs
+}
+
+// deepen fetches the whole history of a shallow clone in which base and branch
+// don't meet: what was changed between them could not be told.
+func (r *Repo) deepen(ctx context.Context) error {
+	if r.opts.Depth == 0 {
+		return nil
+	}
+	if _, err := r.git(ctx, "merge-base", r.from, r.start); err == nil || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	shallow, err := r.git(ctx, "rev-parse", "--is-shallow-repository")
+	if err != nil || strings.TrimSpace(shallow) != "true" {
+		return err // they never meet
+	}
+	_, err = r.remote(ctx, append([]string{"fetch", "--progress", "--no-write-fetch-head", "--no-tags", "--unshallow", r.opts.URL}, r.branches()...)...)
+	return err
 }
 
 func (r *Repo) findStart(ctx context.Context) error {

@@ -28,17 +28,24 @@ func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := &desk{t: t}
 	d.git, d.url = server(t, map[string]string{"a": "b\n"})
+	d.open(0)
+	return d
+}
+
+// open opens the repository anew, with so much of its history.
+func (d *desk) open(depth int) {
+	t := d.t
+	t.Helper()
 	dir := t.TempDir()
 	d.tree = filepath.Join(dir, "tree")
 	var err error
 	d.repo, err = gitrepo.Open(t.Context(), gitrepo.Options{
-		URL: d.url, Branch: branch, Dir: filepath.Join(dir, "own"), Tree: d.tree,
+		URL: d.url, Branch: branch, Depth: depth, Dir: filepath.Join(dir, "own"), Tree: d.tree,
 		Username: "u", Token: secret, Environ: os.Environ(), Redact: func(s string) string { return s }, Alive: func() {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
 }
 
 // agent runs commands in the agent's tree.
