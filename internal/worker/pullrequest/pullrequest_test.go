@@ -39,6 +39,7 @@ type answer struct {
 	status int
 	make   bool // the pull request is made all the same
 	says   string
+	docs   string // address of documentation
 	header http.Header
 }
 
@@ -85,7 +86,7 @@ func (f *forge) create(w http.ResponseWriter, body map[string]any) {
 		w.Header()[name] = values
 	}
 	if a.status != 0 {
-		reply(w, a.status, map[string]any{"message": cmp.Or(a.says, "no")})
+		reply(w, a.status, map[string]any{"message": cmp.Or(a.says, "no"), "documentation_url": a.docs})
 		return
 	}
 	reply(w, http.StatusCreated, f.pulls[len(f.pulls)-1])
@@ -222,13 +223,16 @@ func TestTroubleOfTheForge(t *testing.T) {
 		status  work.PRStatus
 		creates int
 	}{
-		"exists after all (422)":     {[]answer{{status: 422, make: true}}, work.PRCreated, 1},
-		"refused for good (422)":     {[]answer{{status: 422}}, work.PRFailed, 1},
-		"down, then well":            {[]answer{{status: 502}, {status: 503}}, work.PRCreated, 3},
-		"answer lost after making":   {[]answer{{status: 500, make: true}}, work.PRCreated, 1},
-		"too many requests":          {[]answer{{status: 429}}, work.PRCreated, 2},
-		"down for good":              {[]answer{{status: 500}, {status: 500}, {status: 500}, {status: 500}, {status: 500}}, work.PRFailed, 5},
-		"forbidden":                  {[]answer{{status: 403}}, work.PRFailed, 1},
+		"exists after all (422)":   {[]answer{{status: 422, make: true}}, work.PRCreated, 1},
+		"refused for good (422)":   {[]answer{{status: 422}}, work.PRFailed, 1},
+		"down, then well":          {[]answer{{status: 502}, {status: 503}}, work.PRCreated, 3},
+		"answer lost after making": {[]answer{{status: 500, make: true}}, work.PRCreated, 1},
+		"too many requests":        {[]answer{{status: 429}}, work.PRCreated, 2},
+		"down for good":            {[]answer{{status: 500}, {status: 500}, {status: 500}, {status: 500}, {status: 500}}, work.PRFailed, 5},
+		"forbidden":                {[]answer{{status: 403}}, work.PRFailed, 1},
+		"not there":                {[]answer{{status: 404}}, work.PRFailed, 1},
+		"secondary limit": {[]answer{{status: 403, header: http.Header{"Retry-After": {"1"}}, says: "You have exceeded a secondary rate limit.",
+			docs: "https://docs.github.com/rest/overview/rate-limits-for-the-rest-api#about-secondary-rate-limits"}}, work.PRCreated, 2},
 		"limit that resets too late": {[]answer{{status: 403, header: limitHeader(time.Hour)}}, work.PRFailed, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
