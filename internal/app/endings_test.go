@@ -185,6 +185,11 @@ func endings() []ending {
 			attempt: work.AttemptKilled, exit: noExit, item: work.StateCancelled, attempts: 1, pushed: gaveUp,
 		},
 		{
+			name: "budget_exceeded", first: `echo '{"type":"tokens","in":900,"out":200}'; ` + long,
+			spec: work.Spec{Budget: work.Budget{Tokens: 1000}}, reason: work.ReasonBudgetExceeded, says: "the agent was stopped",
+			attempt: work.AttemptFailed, exit: 143, signal: int(syscall.SIGTERM), item: work.StateFailed, attempts: 1, pushed: gaveUp,
+		},
+		{
 			name:   "rate_limited",
 			first:  `echo "{\"type\":\"error\",\"code\":\"rate_limited\",\"retry_at\":\"$(date -u -d '+5 seconds' +%FT%TZ)\"}"; exit 3`,
 			reason: work.ReasonRateLimited, says: "told to wait", attempt: work.AttemptFailed, exit: 3,
