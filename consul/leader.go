@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"drover/internal/wait"
 	"drover/internal/work"
 )
 
@@ -140,7 +141,7 @@ func (t *Term) acquire() error {
 			return nil
 		case held == nil || held.Session == "":
 			index = 0 // free, perhaps under lock delay: try again
-			if err := pause(t.ctx, lockPause); err != nil {
+			if err := wait.For(t.ctx, lockPause); err != nil {
 				return err
 			}
 		default:
@@ -261,20 +262,9 @@ func (c *Client) createSession(ctx context.Context, entry *api.SessionEntry) (st
 		if try == sessionTries || !retrySession(err) {
 			return "", err
 		}
-		if err := pause(ctx, lockPause); err != nil {
+		if err := wait.For(ctx, lockPause); err != nil {
 			return "", err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"drover/internal/wait"
 	"drover/internal/work"
 )
 
@@ -91,7 +92,7 @@ func (o *Orchestrator) capture(ctx context.Context, a work.Allocation, logs *wor
 func (o *Orchestrator) readLog(ctx context.Context, a work.Allocation, stream string) ([]byte, error) {
 	data, err := o.cluster.Logs(ctx, a.ID, stream, keptBytes)
 	for try := 1; err == nil && try < flushTries && time.Since(a.Task.Finished) < recentlyEnded; try++ {
-		if err := pause(ctx, flushPause); err != nil {
+		if err := wait.For(ctx, flushPause); err != nil {
 			return nil, err
 		}
 		var again []byte

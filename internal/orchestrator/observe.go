@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"drover/internal/wait"
 	"drover/internal/work"
 )
 
@@ -22,7 +23,7 @@ func (o *Orchestrator) eventLoop(ctx context.Context) error {
 		}
 		o.log.Debug("event stream broke, comparing everything", "error", err)
 		nudge(o.look)
-		if err := pause(ctx, retryPause); err != nil {
+		if err := wait.For(ctx, retryPause); err != nil {
 			return err
 		}
 	}
@@ -85,7 +86,7 @@ func (o *Orchestrator) resultLoop(ctx context.Context) error {
 		}
 		if err != nil {
 			o.complain("results not read", "", err)
-			if err := pause(ctx, retryPause); err != nil {
+			if err := wait.For(ctx, retryPause); err != nil {
 				return err
 			}
 			continue
@@ -137,7 +138,7 @@ func (o *Orchestrator) heartbeatLoop(ctx context.Context) error {
 		}
 		if err != nil {
 			o.complain("heartbeats not read", "", err)
-			if err := pause(ctx, retryPause); err != nil {
+			if err := wait.For(ctx, retryPause); err != nil {
 				return err
 			}
 			continue

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/internal/queue"
+	"drover/internal/wait"
 	"drover/internal/work"
 )
 
@@ -155,7 +156,7 @@ func (o *Orchestrator) load(ctx context.Context) error {
 			return nil
 		}
 		o.log.Warn("items not loaded, trying again", "error", err)
-		if err := pause(ctx, time.Second); err != nil {
+		if err := wait.For(ctx, time.Second); err != nil {
 			return err
 		}
 	}
@@ -266,16 +267,5 @@ func nudge(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

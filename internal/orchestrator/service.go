@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/internal/control"
+	"drover/internal/wait"
 	"drover/internal/work"
 )
 
@@ -325,11 +326,11 @@ func (o *Orchestrator) Follow(ctx context.Context, id string, stdout, stderr io.
 // Nomad's own stream goes on after the task has died.
 func (o *Orchestrator) endFollow(ctx context.Context, e *entry, a work.AttemptID, over context.CancelCauseFunc) error {
 	for !e.item.Load().Attempt(a.Number()).State.Terminal() {
-		if err := pause(ctx, followCheck); err != nil {
+		if err := wait.For(ctx, followCheck); err != nil {
 			return err
 		}
 	}
-	if err := pause(ctx, followTail); err != nil {
+	if err := wait.For(ctx, followTail); err != nil {
 		return err
 	}
 	over(errAttemptOver)

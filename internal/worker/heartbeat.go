@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"drover/internal/wait"
 	"drover/internal/work"
 )
 
@@ -78,7 +79,7 @@ func (h *heart) run(ctx context.Context) {
 			return
 		case <-h.signs:
 		}
-		if h.beat(ctx) != nil || pause(ctx, beatInterval) != nil {
+		if h.beat(ctx) != nil || wait.For(ctx, beatInterval) != nil {
 			return
 		}
 	}
@@ -121,7 +122,7 @@ func (h *heart) beat(ctx context.Context) error {
 			return h.fall(fmt.Errorf("no heartbeat for %s: %w: %w", h.ttl, err, work.ErrSessionLost))
 		}
 		h.log.Warn("heartbeat not taken, trying again", "left", left.Round(time.Millisecond), "error", err)
-		if err := pause(ctx, min(beatInterval, left)); err != nil {
+		if err := wait.For(ctx, min(beatInterval, left)); err != nil {
 			return err
 		}
 	}
@@ -142,15 +143,4 @@ func (h *heart) fall(err error) error {
 	err = fmt.Errorf("fenced: the agent is stopped and nothing more is pushed: %w", err)
 	h.lose(err)
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

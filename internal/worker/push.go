@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"drover/internal/wait"
 	"drover/internal/worker/gitrepo"
 )
 
@@ -53,7 +54,7 @@ func (w *worker) persistently(ctx context.Context, call func() error) error {
 			return err
 		}
 		w.log.Warn("remote did not answer well, trying again", "error", err)
-		if stopped := pause(ctx, backoff); stopped != nil {
+		if stopped := wait.For(ctx, backoff); stopped != nil {
 			return errors.Join(err, stopped)
 		}
 		backoff = min(2*backoff, maxPushBackoff)

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"drover/internal/wait"
 	"drover/internal/work"
 	"drover/internal/worker/gitrepo"
 	"drover/internal/worker/memory"
@@ -158,7 +159,7 @@ func persist(ctx context.Context, patience time.Duration, log hclog.Logger, call
 			return err
 		}
 		log.Warn("trying again", "error", err)
-		if stopped := pause(ctx, retryPause); stopped != nil {
+		if stopped := wait.For(ctx, retryPause); stopped != nil {
 			return errors.Join(err, stopped)
 		}
 	}
@@ -236,7 +237,7 @@ func (w *worker) report(hold context.Context, result work.Result) error {
 			return err
 		}
 		w.log.Warn("result not stored, trying again", "error", err)
-		if lost := pause(hold, retryPause); lost != nil {
+		if lost := wait.For(hold, retryPause); lost != nil {
 			return errors.Join(err, lost)
 		}
 	}
