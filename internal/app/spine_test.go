@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,18 +105,7 @@ func (s *spine) build(name, pkg string) {
 // embeddedNomad serves the embedded Nomad and returns its address.
 func embeddedNomad(t *testing.T) string {
 	t.Helper()
-	server, err := nomadd.New(nomadd.Options{DataDir: t.TempDir(), MemoryMB: 16000, Cores: 16, EventBuffer: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener := httptest.NewServer(server)
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		listener.Close()
-	})
-	return listener.URL
+	return testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 16000, Cores: 16, EventBuffer: 1000})
 }
 
 func (s *spine) nomadClient() *nomadapi.Client {

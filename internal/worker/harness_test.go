@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -45,7 +43,7 @@ type bench struct {
 	git      *gittest.Server
 	client   *consul.Client
 	api      *api.Client
-	line     *line // the worker's own connection to Consul
+	line     *testkit.Line // the worker's own connection to Consul
 	envelope work.Envelope
 	alloc    string
 	dir      string
@@ -79,8 +77,9 @@ func benchOn(t *testing.T, consulAddress, script string) *bench {
 	if err := b.git.CreateRepo(repo, map[string]string{"README.md": "hello\n"}); err != nil {
 		t.Fatal(err)
 	}
-	b.line = &line{base: cleanhttp.DefaultPooledTransport()}
-	t.Cleanup(b.line.base.CloseIdleConnections)
+	transport := cleanhttp.DefaultPooledTransport()
+	t.Cleanup(transport.CloseIdleConnections)
+	b.line = &testkit.Line{Base: transport}
 	var err error
 	if b.client, err = consul.Open(consul.Options{Address: consulAddress, Prefix: prefix, Transport: b.line}); err != nil {
 		t.Fatal(err)
@@ -231,29 +230,6 @@ type store struct{ *consul.Client }
 
 func (s store) Claim(ctx context.Context, e work.Envelope, allocation string) (worker.Claim, error) {
 	return s.ClaimAttempt(ctx, e, allocation)
-}
-
-// line is a connection that can be cut.
-type line struct {
-	base *http.Transport
-	mu   sync.Mutex
-	down bool
-}
-
-func (l *line) set(down bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = down
-}
-
-func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
-	l.mu.Lock()
-	down := l.down
-	l.mu.Unlock()
-	if down {
-		return nil, errors.New("connection cut")
-	}
-	return l.base.RoundTrip(r)
 }
 
 type buffer struct {

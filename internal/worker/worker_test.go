@@ -430,10 +430,10 @@ func TestWorkerWithoutConsulFencesItself(t *testing.T) {
 	wait := b.start(t.Context())
 	b.eventuallyPushed(1)
 	b.git.Pause() // the push of the next commit has no answer before the fence falls
-	b.line.set(true)
+	b.line.Cut()
 	b.open("on")
 	err := wait()
-	b.line.set(false)
+	b.line.Mend()
 	b.git.Resume()
 	if !errors.Is(err, work.ErrSessionLost) || !strings.Contains(err.Error(), "nothing more is pushed") {
 		t.Errorf("the worker ended with %v", err)
@@ -448,9 +448,9 @@ func TestConsulAwayForLessThanTheTTLIsSurvived(t *testing.T) {
 	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(20 * time.Second)
 	wait := b.start(t.Context())
 	b.eventuallyPushed(1)
-	b.line.set(true)
+	b.line.Cut()
 	b.eventuallySaid("heartbeat not taken")
-	b.line.set(false)
+	b.line.Mend()
 	b.open("on")
 	if err := wait(); err != nil {
 		t.Fatal(err)
