@@ -170,7 +170,7 @@ func (d *development) runOf(prompt string, iteration int) agent.Run {
 	}
 	return agent.Run{
 		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1,
-		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.Environ, Alive: d.heart.touch, Grace: d.grace,
+		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.Environ, Starter: d.Agent, Alive: d.heart.touch, Grace: d.grace,
 	}
 }
 

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,11 +52,13 @@ var errTimeout = errors.New("the attempt's time is up")
 
 // Options of a worker.
 type Options struct {
-	Payload    string // path of the envelope
-	Allocation string // id
-	Job        string // id of the dispatched job
-	KVPrefix   string // of drover's keys, for a job that was dispatched by hand
-	Dir        string // for the clone and the worker's own files
+	Payload    string          // path of the envelope
+	Allocation string          // id
+	Job        string          // id of the dispatched job
+	KVPrefix   string          // of drover's keys, for a job that was dispatched by hand
+	Dir        string          // for the worker's own files
+	AgentDir   string          // for the agent's tree and home; Dir if empty
+	Agent      process.Starter // of the agent's processes; nil makes them children of this one
 	Environ    []string
 	Stdout     io.Writer // gets the agent's output, redacted
 	Stderr     io.Writer
@@ -257,7 +260,7 @@ func (w *worker) open(ctx context.Context) error {
 		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, Depth: w.envelope.Spec.CloneDepth,
 		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
 		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
-		Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
+		Agent: w.Agent, Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
 	})
 	if err == nil {
 		w.repo = repo
@@ -285,5 +288,5 @@ func (w *worker) stream(to io.Writer, line func(string)) (out io.Writer, flush f
 	}
 }
 
-func (w *worker) tree() string { return filepath.Join(w.Dir, "tree") }
-func (w *worker) home() string { return filepath.Join(w.Dir, "home") }
+func (w *worker) tree() string { return filepath.Join(cmp.Or(w.AgentDir, w.Dir), "tree") }
+func (w *worker) home() string { return filepath.Join(cmp.Or(w.AgentDir, w.Dir), "home") }
