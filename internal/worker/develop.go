@@ -143,12 +143,12 @@ func (d *development) run(ctx context.Context, iteration int) outcome {
 	before := d.kills()
 	d.journal.startRun()
 	read := d.adapter.Reader()
-	stdout, flush := d.stream(d.Stdout, func(line string) {
+	stdout, flush := d.stream(d.stdout, func(line string) {
 		for _, e := range read(line) {
 			d.heed(e, &o)
 		}
 	})
-	stderr, flushErrors := d.stream(d.Stderr, func(string) {})
+	stderr, flushErrors := d.stream(d.stderr, func(string) {})
 	run := d.runOf(prompt, iteration)
 	run.Stdout, run.Stderr = stdout, stderr
 	o.exit, o.err = run.Start(ctx)

@@ -183,6 +183,8 @@ type worker struct {
 	repo     *gitrepo.Repo // nil until it is open
 	pushing  sync.Mutex    // guards repo
 
+	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
+
 	killsBefore int // for memory, in the worker's control group when it began
 }
 
@@ -198,6 +200,7 @@ func newWorker(opts Options, e work.Envelope, claim Claim, log hclog.Logger) *wo
 	}
 	w.memory = group
 	w.killsBefore = w.kills()
+	w.stdout, w.stderr = &process.Flood{To: opts.Stdout}, &process.Flood{To: opts.Stderr}
 	w.journal = newJournal(claim, e, opts.Allocation, log)
 	return w
 }
@@ -275,16 +278,18 @@ func (w *worker) kills() int {
 	return usage.OOMKills
 }
 
-// stream returns a writer whose lines, free of secrets and bounded, go to line and then to to.
-func (w *worker) stream(to io.Writer, line func(string)) (out io.Writer, flush func()) {
+// stream returns a writer whose lines, free of secrets and bounded, go to line
+// and then, unless they are a flood, to to.
+func (w *worker) stream(to *process.Flood, line func(string)) (out io.Writer, flush func()) {
 	lines := &process.Lines{Line: func(text string) {
 		line(text)
-		_, _ = io.WriteString(to, text+"\n") // nobody reads: no reason to stop the agent
+		to.Line(text)
 	}}
 	redacted := w.Redactor.Writer(lines)
 	return redacted, func() {
-		_ = redacted.Flush() // as above
+		_ = redacted.Flush() // nobody reads: no reason to stop the agent
 		lines.Flush()
+		to.Flush()
 	}
 }
 
