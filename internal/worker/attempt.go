@@ -93,11 +93,11 @@ func (w *worker) grace(hold context.Context) func() time.Duration {
 
 func (w *worker) test(ctx context.Context) work.TestOutcome {
 	w.journal.phase(work.PhaseTesting)
-	stdout, flush := w.stream(w.Stdout, func(string) {})
+	stdout, flush := w.stream(w.stdout, func(string) {})
 	defer flush()
 	outcome := testrun.Run(ctx, testrun.Options{
 		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,
-		Alive: w.heart.touch, Redact: w.Redactor.String,
+		Agent: w.Agent, Alive: w.heart.touch, Redact: w.Redactor.String,
 	})
 	w.log.Info("tests ended", "status", outcome.Status, "passed", outcome.Passed, "failed", outcome.Failed)
 	return outcome

@@ -143,12 +143,12 @@ func (d *development) run(ctx context.Context, iteration int) outcome {
 	before := d.kills()
 	d.journal.startRun()
 	read := d.adapter.Reader()
-	stdout, flush := d.stream(d.Stdout, func(line string) {
+	stdout, flush := d.stream(d.stdout, func(line string) {
 		for _, e := range read(line) {
 			d.heed(e, &o)
 		}
 	})
-	stderr, flushErrors := d.stream(d.Stderr, func(string) {})
+	stderr, flushErrors := d.stream(d.stderr, func(string) {})
 	run := d.runOf(prompt, iteration)
 	run.Stdout, run.Stderr = stdout, stderr
 	o.exit, o.err = run.Start(ctx)
@@ -170,7 +170,7 @@ func (d *development) runOf(prompt string, iteration int) agent.Run {
 	}
 	return agent.Run{
 		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1,
-		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.Environ, Alive: d.heart.touch, Grace: d.grace,
+		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.Environ, Starter: d.Agent, Alive: d.heart.touch, Grace: d.grace,
 	}
 }
 
