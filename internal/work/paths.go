@@ -47,8 +47,19 @@ type segment struct {
 // returns ErrInvalid for a path that is empty, absolute, has a .. in it, or is
 // no text, and for too many or too long ones.
 func NewPathSet(paths ...string) (PathSet, error) {
+	set, err := parsePaths(paths)
+	if err == nil && len(set.paths) > MaxPaths {
+		err = fmt.Errorf("%d paths, at most %d are allowed: name a directory that holds them: %w", len(set.paths), MaxPaths, ErrInvalid)
+	}
+	if err != nil {
+		return PathSet{}, err
+	}
+	return set, nil
+}
+
+func parsePaths(texts []string) (PathSet, error) {
 	var set PathSet
-	for _, text := range paths {
+	for _, text := range texts {
 		p, err := parsePath(text)
 		if err != nil {
 			return PathSet{}, err
@@ -57,21 +68,21 @@ func NewPathSet(paths ...string) (PathSet, error) {
 	}
 	slices.SortFunc(set.paths, func(a, b repoPath) int { return strings.Compare(a.text, b.text) })
 	set.paths = slices.CompactFunc(set.paths, func(a, b repoPath) bool { return a.text == b.text })
-	if len(set.paths) > MaxPaths {
-		return PathSet{}, fmt.Errorf("%d paths, at most %d are allowed: name a directory that holds them: %w", len(set.paths), MaxPaths, ErrInvalid)
-	}
 	return set, nil
 }
 
-// PathSet returns the paths that the item is to have for itself. A specification
-// that was never valid is given the whole repository.
-func (s Spec) PathSet() PathSet {
-	set, err := NewPathSet(s.Paths...)
+// trusted is the set of paths that were valid once. Where they are not, it is
+// the whole repository.
+func trusted(texts []string) PathSet {
+	set, err := parsePaths(texts)
 	if err != nil {
-		set, _ = NewPathSet(WholeRepository) // a valid path
+		return PathSet{paths: []repoPath{{text: WholeRepository}}}
 	}
 	return set
 }
+
+// PathSet returns the paths that the item is to have for itself.
+func (s Spec) PathSet() PathSet { return trusted(s.Paths) }
 
 func parsePath(text string) (repoPath, error) {
 	bad := func(why string) (repoPath, error) {
