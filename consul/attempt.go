@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -25,6 +26,8 @@ type Attempt struct {
 	claim        work.Claim
 	ttl          time.Duration
 	checkID      string
+	repository   string     // its work.RepositoryKey
+	locking      sync.Mutex // one transaction on the attempt's lock at a time
 	registration *api.AgentServiceRegistration
 }
 
@@ -87,7 +90,7 @@ func (c *Client) newAttempt(e work.Envelope, allocation string) *Attempt {
 	number := strconv.Itoa(e.Attempt.Number())
 	ttl := e.Spec.Limits.HeartbeatTTL.Std()
 	a := &Attempt{
-		client: c, ttl: ttl, checkID: workerCheckID(e.Attempt, allocation),
+		client: c, ttl: ttl, checkID: workerCheckID(e.Attempt, allocation), repository: work.RepositoryKey(e.Spec.Repository),
 		claim: work.Claim{Attempt: e.Attempt, Allocation: allocation},
 	}
 	a.registration = &api.AgentServiceRegistration{
@@ -122,6 +125,9 @@ func shown(s string) string { return s[:min(maxMetaBytes, len(s))] }
 // and runs out at the servers after twice its length: so it never ends a session
 // whose check still passes, and ends one whose agent died with its check at most
 // a TTL later than the check would have.
+//
+// A session that is gone leaves the attempt's lock behind without a holder, for
+// work.LockDelay: see lostLocks.
 func (a *Attempt) enter(ctx context.Context) error {
 	if err := a.register(ctx); err != nil {
 		return err
@@ -130,7 +136,7 @@ func (a *Attempt) enter(ctx context.Context) error {
 		return err
 	}
 	entry := &api.SessionEntry{
-		Name: "drover attempt " + string(a.claim.Attempt), Behavior: api.SessionBehaviorDelete, LockDelay: time.Millisecond,
+		Name: "drover attempt " + string(a.claim.Attempt), Behavior: api.SessionBehaviorRelease, LockDelay: time.Millisecond,
 		TTL: max(minSessionTTL, a.ttl).String(), ServiceChecks: []api.ServiceCheck{{ID: a.checkID}},
 	}
 	id, err := a.client.createSession(ctx, entry)

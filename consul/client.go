@@ -24,6 +24,7 @@ type Client struct {
 	log    hclog.Logger
 	repeat *api.Client
 	once   *api.Client
+	lost   *lostLocks
 }
 
 // Options of a Client. Address, token and TLS come from the environment as the
@@ -43,7 +44,7 @@ func Open(opts Options) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = hclog.NewNullLogger()
 	}
-	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul")}
+	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), lost: newLostLocks(work.LockDelay)}
 	cfg := api.DefaultConfig()
 	if opts.Address != "" {
 		cfg.Address = opts.Address

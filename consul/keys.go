@@ -17,6 +17,8 @@ const DefaultPrefix = "drover/"
 //	envelopes/<attempt>    work.Envelope too large for a dispatch payload
 //	progress/<attempt>     work.Progress; written by the worker, throttled
 //	results/<attempt>      work.Result; written by the worker, consumed by the leader
+//	locks/<repo>/guard     changes with every lock that is granted in the repository
+//	locks/<repo>/<attempt> work.Lock; locked by the attempt's session
 //	logs/<item>/<attempt>  last lines of an attempt's output, compressed
 type Keys struct{ prefix string }
 
@@ -69,3 +71,27 @@ func (k Keys) ItemLogs(item string) string { return k.prefix + "logs/" + item + 
 
 // Logs holds the kept output of one attempt.
 func (k Keys) Logs(a work.AttemptID) string { return k.ItemLogs(a.Item()) + string(a) }
+
+// Locks is the folder of all locks.
+func (k Keys) Locks() string { return k.prefix + "locks/" }
+
+// RepositoryLocks is the folder of the locks in one repository, named by its
+// work.RepositoryKey. No repository's folder lies in another's.
+func (k Keys) RepositoryLocks(repository string) string {
+	return k.Locks() + strings.ReplaceAll(repository, "/", ":") + "/"
+}
+
+// Lock holds what an attempt has locked.
+func (k Keys) Lock(repository string, a work.AttemptID) string {
+	return k.RepositoryLocks(repository) + string(a)
+}
+
+// LockGuard changes with every lock that is granted in the repository. It stays.
+func (k Keys) LockGuard(repository string) string { return k.RepositoryLocks(repository) + "guard" }
+
+// parseLock returns what a lock's key names, not ok for another key.
+func (k Keys) parseLock(key string) (repository string, a work.AttemptID, ok bool) {
+	folder, name, _ := strings.Cut(strings.TrimPrefix(key, k.Locks()), "/")
+	a, err := work.ParseAttemptID(name)
+	return strings.ReplaceAll(folder, ":", "/"), a, err == nil
+}

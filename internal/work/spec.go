@@ -66,6 +66,7 @@ type Spec struct {
 	Base       string            `json:"base,omitempty"`        // branch to start from; the remote's HEAD if empty
 	CloneDepth int               `json:"clone_depth,omitempty"` // commits of history that the agent gets, for big repositories; all of it if zero
 	Task       string            `json:"task"`                  // text handed to the agent
+	Paths      []string          `json:"paths,omitempty"`       // of the repository that an attempt has for itself, see PathSet; none if empty
 	Queue      string            `json:"queue,omitempty"`       // DefaultQueue if empty
 	Priority   *int              `json:"priority,omitempty"`    // 0 to MaxPriority, higher first; DefaultPriority if absent
 	Labels     map[string]string `json:"labels,omitempty"`      // for people and filters
@@ -196,6 +197,9 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	}
 	if _, err := path.Match(s.Test.JUnit, ""); err != nil || path.IsAbs(s.Test.JUnit) || slices.Contains(strings.Split(s.Test.JUnit, "/"), "..") {
 		bad("test.junit %q: give a pattern of paths below the repository, as in build/**/*.xml", s.Test.JUnit)
+	}
+	if _, err := NewPathSet(s.Paths...); err != nil {
+		bad("paths: %s", strings.TrimSuffix(err.Error(), ": "+ErrInvalid.Error()))
 	}
 	if s.Base != "" && (!baseName.MatchString(s.Base) || strings.Contains(s.Base, "..")) {
 		bad("base %q is not a branch name", s.Base)
