@@ -19,6 +19,8 @@ const DefaultPrefix = "drover/"
 //	results/<attempt>      work.Result; written by the worker, consumed by the leader
 //	locks/<repo>/guard     changes with every lock that is granted in the repository
 //	locks/<repo>/<attempt> work.Lock; locked by the attempt's session
+//	queues/<name>          work.QueueRecord; written by the leader only
+//	breakers/<repository>  work.Breaker; written by the leader only
 //	logs/<item>/<attempt>  last lines of an attempt's output, compressed
 type Keys struct{ prefix string }
 
@@ -94,4 +96,18 @@ func (k Keys) parseLock(key string) (repository string, a work.AttemptID, ok boo
 	folder, name, _ := strings.Cut(strings.TrimPrefix(key, k.Locks()), "/")
 	a, err := work.ParseAttemptID(name)
 	return strings.ReplaceAll(folder, ":", "/"), a, err == nil
+}
+
+// Queues is the folder of all queues' records.
+func (k Keys) Queues() string { return k.prefix + "queues/" }
+
+// Queue holds what is stored of a queue.
+func (k Keys) Queue(name string) string { return k.Queues() + name }
+
+// Breakers is the folder of all breakers.
+func (k Keys) Breakers() string { return k.prefix + "breakers/" }
+
+// Breaker holds the breaker of a repository, named by its work.RepositoryKey.
+func (k Keys) Breaker(repository string) string {
+	return k.Breakers() + strings.ReplaceAll(repository, "/", ":")
 }

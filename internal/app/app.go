@@ -176,10 +176,11 @@ func (s *Server) term(term *consul.Term) {
 	cfg := s.opts.Config
 	queues := map[string]orchestrator.Queue{}
 	for name, q := range cfg.Queues() {
-		queues[name] = orchestrator.Queue{MaxInFlight: q.MaxInFlight, Retry: q.Retry.Override(), Agent: q.Agent, Command: q.Command}
+		queues[name] = q.Settings()
 	}
 	o := orchestrator.New(orchestrator.Config{
 		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: queues, Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),
+		Breaker: cfg.BreakerPolicy(), Retention: s.retention(),
 		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), KVPrefix: cfg.Consul.Prefix,
 	}, s.store, term, s.cluster, s.opts.Logger)
 	s.leading.Store(o)

@@ -32,6 +32,8 @@ type file struct {
 	Worker       *Worker       `hcl:"worker,block"`
 	Defaults     *ItemDefaults `hcl:"defaults,block"`
 	Retry        *Retry        `hcl:"retry,block"`
+	Breaker      *Breaker      `hcl:"breaker,block"`
+	Retention    *Retention    `hcl:"retention,block"`
 	Orchestrator *Orchestrator `hcl:"orchestrator,block"`
 	Queues       []Queue       `hcl:"queue,block"`
 }
@@ -59,7 +61,7 @@ func Load(getenv func(string) string, paths ...string) (Config, error) {
 func (c *Config) read(path string) error {
 	f := file{
 		HTTP: &c.HTTP, Consul: &c.Consul, Nomad: &c.Nomad, Worker: &c.Worker,
-		Defaults: &c.ItemDefaults, Retry: &c.Retry, Orchestrator: &c.Orchestrator,
+		Defaults: &c.ItemDefaults, Retry: &c.Retry, Breaker: &c.Breaker, Retention: &c.Retention, Orchestrator: &c.Orchestrator,
 	}
 	if err := hclsimple.DecodeFile(path, nil, &f); err != nil {
 		return fmt.Errorf("configuration file %s: %w", faults(path, err), work.ErrInvalid)

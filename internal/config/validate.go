@@ -72,6 +72,8 @@ func (c Config) Validate() error {
 	c.Worker.validate(&check)
 	c.ItemDefaults.validate(&check)
 	c.Retry.validate(&check)
+	c.validateBreaker(&check)
+	c.Retention.validate(&check)
 	c.Orchestrator.validate(&check)
 	c.validateQueues(&check)
 	if c.Consul.Prefix == "" || !strings.HasSuffix(c.Consul.Prefix, "/") || strings.HasPrefix(c.Consul.Prefix, "/") {
@@ -206,6 +208,27 @@ func (o Orchestrator) validate(check *checker) {
 	}
 }
 
+func (c Config) validateBreaker(check *checker) {
+	b := c.Breaker
+	check.duration("breaker.window", b.Window, time.Second)
+	check.duration("breaker.pause", b.Pause, time.Second)
+	check.duration("breaker.max_pause", b.MaxPause, time.Second)
+	if err := c.BreakerPolicy().Validate(); err != nil {
+		check.bad("breaker", "%s", strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error()))
+	}
+}
+
+func (r Retention) validate(check *checker) {
+	check.duration("retention.keep_for", r.KeepFor, 0)
+	check.atLeast("retention.keep", r.Keep, 0)
+	if r.ArchiveFile != "" && len(r.ArchiveCmd) > 0 {
+		check.bad("retention.archive_cmd", "give archive_file or archive_cmd, not both")
+	}
+	if len(r.ArchiveCmd) > 0 && r.ArchiveCmd[0] == "" {
+		check.bad("retention.archive_cmd", "must name a program")
+	}
+}
+
 func (c Config) validateQueues(check *checker) {
 	seen := map[string]bool{}
 	for _, q := range c.QueueBlocks {
@@ -217,12 +240,12 @@ func (c Config) validateQueues(check *checker) {
 			check.bad(field, "is defined twice")
 		}
 		seen[q.Name] = true
-		check.atLeast(field+".max_in_flight", q.MaxInFlight, 0)
-		check.oneOf(field+".agent", q.Agent, append(work.Agents(), "")...)
-		if len(q.Command) > 0 && q.Agent == "" {
-			check.bad(field+".command", "say which kind of agent it is: %s", strings.Join(work.Agents(), ", "))
-		}
 		q.Retry.validate(check, field+".retry")
+		settings := q.Settings()
+		settings.Retry = nil // checked above, with its durations
+		for _, fault := range settings.Faults() {
+			check.bad(field+"."+fault.Field, "%s", fault.What)
+		}
 	}
 }
 

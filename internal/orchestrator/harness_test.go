@@ -44,6 +44,8 @@ type cluster struct {
 	nomadURL  string
 	transport *http.Transport
 	prefix    string
+	breaker   work.BreakerPolicy // opens none unless the test changes it
+	retention orchestrator.Retention
 	tasks     *scripted
 }
 
@@ -51,6 +53,8 @@ func newCluster(t *testing.T, task func(*run) nomadd.Exit) *cluster {
 	t.Helper()
 	c := &cluster{t: t, prefix: "test/", transport: cleanhttp.DefaultPooledTransport()}
 	c.tasks = &scripted{cluster: c, task: task}
+	c.breaker = work.DefaultBreakerPolicy()
+	c.breaker.MinCount = 1000
 	c.consulURL = testkit.EmbeddedConsul(t)
 	c.nomadURL = testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 64000, Cores: 64, Drivers: map[string]nomadd.Driver{"docker": c.tasks}})
 	t.Cleanup(c.transport.CloseIdleConnections)
@@ -111,7 +115,7 @@ func (c *cluster) start(f faults) *server {
 	}
 	s := &server{term: term, ended: make(chan struct{}), line: line}
 	s.Orchestrator = orchestrator.New(orchestrator.Config{
-		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient, "codex": {Agent: work.AgentCodex}}, Defaults: defaults(), Retry: retry,
+		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient, "codex": {Agent: work.AgentCodex}}, Defaults: defaults(), Retry: retry, Breaker: c.breaker, Retention: c.retention,
 		ReconcileEvery: 500 * time.Millisecond, KVPrefix: c.prefix,
 	}, store, ledger, world, log)
 	go func() {

@@ -117,7 +117,7 @@ func (m *model) lead() {
 	d := defaults()
 	d.Resources.MemoryMaxMB = 300
 	m.o = orchestrator.New(orchestrator.Config{
-		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(),
+		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(), Breaker: work.DefaultBreakerPolicy(),
 		ReconcileEvery: 30 * time.Second,
 	}, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
 	go func(o *orchestrator.Orchestrator, done chan struct{}) {

@@ -64,9 +64,14 @@ func (o *Orchestrator) reconcile(ctx context.Context) error {
 	}
 	o.index.Store(index)
 	listed := map[work.AttemptID]string{}
+	withChild := map[string]bool{}
 	for _, child := range children {
+		withChild[child.Attempt.Item()] = true
 		o.compare(ctx, child, listed)
 	}
+	o.mu.Lock()
+	o.withChild = withChild
+	o.mu.Unlock()
 	for _, e := range o.openItems() {
 		o.missing(ctx, e, listed, began)
 	}
@@ -187,6 +192,9 @@ func (o *Orchestrator) reportUnknown(child work.Child, why string) {
 // expire fails items that waited for a first dispatch longer than they may.
 func (o *Orchestrator) expire(ctx context.Context, now time.Time) {
 	for _, item := range o.snapshot() {
+		if item.State == work.StateQueued && len(item.Spec.DependsOn) > 0 {
+			o.trackID(item.ID) // should its end have failed to be stored
+		}
 		since := item.CreatedAt
 		if item.Spec.NotBefore.After(since) {
 			since = item.Spec.NotBefore

@@ -35,33 +35,76 @@ func (o *Orchestrator) loaded(ctx context.Context) error {
 }
 
 // Submit stores items. All are checked before any is stored. An item whose id
-// is stored already is returned as it is, so that a request can be repeated.
+// is stored already is returned as it is, so that a request can be repeated, and
+// so is the one that has a submission's unique key. What who submits should know
+// is in an item's warnings.
 // It returns work.ErrInvalid, work.ErrConflict when an id is taken by another
-// item, and what Ledger.Commit returns.
+// item or the queue takes none, and what Ledger.Commit returns.
 func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
 	if err := o.loaded(ctx); err != nil {
 		return nil, err
 	}
-	items := make([]work.Item, len(submissions))
-	fresh := make([]bool, len(submissions))
+	if slices.ContainsFunc(submissions, namesOthers) { // these are checked against what is stored
+		if err := o.submitting.lock(ctx); err != nil {
+			return nil, err
+		}
+		defer o.submitting.unlock()
+	}
+	b := newBatch(len(submissions))
 	for i, s := range submissions {
+		b.rename(&s)
 		item, isNew, err := o.admit(s)
 		if err != nil {
 			return nil, fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err)
 		}
-		items[i], fresh[i] = item, isNew
+		o.put(b, i, item, isNew)
+	}
+	waves, err := o.waves(b)
+	if err != nil {
+		return nil, err
 	}
 	if err := o.reachable(ctx); err != nil {
 		return nil, err
 	}
-	var group errgroup.Group
-	group.SetLimit(submitChunk)
-	for i := range items {
-		if fresh[i] {
-			group.Go(func() error { return o.storeNew(ctx, &items[i]) })
+	for _, wave := range waves {
+		var group errgroup.Group
+		group.SetLimit(submitChunk)
+		for _, i := range wave {
+			group.Go(func() error { return o.storeNew(ctx, &b.items[i]) })
+		}
+		if err := group.Wait(); err != nil {
+			return nil, err
 		}
 	}
-	return items, group.Wait()
+	for i := range b.items {
+		if first, repeats := b.repeat[i]; repeats {
+			b.items[i] = b.items[first]
+			b.items[i].Warnings = []string{fmt.Sprintf("unique key %s belongs to item %s of the same submission", b.items[i].Spec.UniqueKey, b.items[i].ID)}
+		} else if !b.items[i].State.Terminal() {
+			b.items[i].Warnings = append(b.items[i].Warnings, o.warnings(&b.items[i])...)
+		}
+	}
+	return b.items, nil
+}
+
+// namesOthers reports whether a submission is about other items, too.
+func namesOthers(s control.Submission) bool {
+	return s.Spec.UniqueKey != "" || len(s.Spec.DependsOn) > 0
+}
+
+// warnings says what will keep an item waiting that nobody may expect.
+func (o *Orchestrator) warnings(item *work.Item) (found []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range o.line(item.Spec.Queue).waits(time.Now(), 0) {
+		if w.Kind == control.WaitPaused || w.Kind == control.WaitRateLimited || w.Kind == control.WaitBudget {
+			found = append(found, w.Sentence)
+		}
+	}
+	if b := o.broken[work.RepositoryKey(item.Spec.Repository)]; b != nil {
+		found = append(found, b.Sentence())
+	}
+	return found
 }
 
 // checkTimeout bounds the question whether Nomad answers.
@@ -88,11 +131,14 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 		return work.Item{}, false, err
 	}
 	name := cmp.Or(s.Spec.Queue, work.DefaultQueue)
-	queue, known := o.cfg.Queues[name]
+	o.mu.Lock()
+	line := o.lines[name]
+	known := line != nil && line.known()
+	o.mu.Unlock()
 	if !known {
 		return work.Item{}, false, fmt.Errorf("unknown queue %q: known are %s: %w", name, strings.Join(o.queueNames(), ", "), work.ErrInvalid)
 	}
-	spec := s.Spec.WithDefaults(o.cfg.Defaults.WithAgent(queue.Agent, queue.Command))
+	spec := s.Spec.WithDefaults(o.cfg.Defaults.WithQueue(o.settings(name)))
 	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
 		return work.Item{}, false, fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
 	}
@@ -103,9 +149,12 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 		}
 		return *stored, false, nil
 	}
-	item := work.NewItem(s.ID, spec, time.Now().UTC())
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if line.record.State == work.QueueDraining {
+		return work.Item{}, false, fmt.Errorf("queue %s is draining since %s and takes no items: %w", name, stamp(line.record.Since), work.ErrConflict)
+	}
+	item := work.NewItem(s.ID, spec, time.Now().UTC())
 	item.StartWith(o.memory[spec.Repository])
 	return item, true, nil
 }
@@ -118,9 +167,13 @@ func sameSpec(a, b work.Spec) bool {
 }
 
 func (o *Orchestrator) queueNames() []string {
-	names := make([]string, 0, len(o.cfg.Queues))
-	for name := range o.cfg.Queues {
-		names = append(names, name)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	names := make([]string, 0, len(o.lines))
+	for name, l := range o.lines {
+		if l.known() {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -152,7 +205,7 @@ func (o *Orchestrator) Items(ctx context.Context, f control.Filter) ([]work.Item
 	}
 	items := make([]work.Item, len(found))
 	for i, item := range found {
-		items[i] = *item
+		items[i] = o.told(item)
 	}
 	return items, nil
 }
@@ -201,7 +254,7 @@ func (o *Orchestrator) Item(ctx context.Context, id string) (work.Item, *work.Pr
 	if err != nil {
 		return work.Item{}, nil, err
 	}
-	item := *e.item.Load()
+	item := o.told(e.item.Load())
 	current := item.Current()
 	if current == nil || current.State.Terminal() {
 		return item, nil, nil

@@ -160,7 +160,6 @@ func (c *class) unclaim() {
 type Standing struct {
 	Entry
 	Holders []Holder // who has its paths; the oldest first
-	Ahead   int      // entries of its queue and repository that go first
 }
 
 // Standing returns how a waiting entry stands, false if it does not wait.
@@ -170,21 +169,27 @@ func (q *Queue) Standing(id string, now time.Time) (Standing, bool) {
 		return Standing{}, false
 	}
 	s := Standing{Entry: p.Entry}
-	r := q.repos[p.Repository]
-	if r == nil {
-		return s, true
+	if r := q.repos[p.Repository]; r != nil {
+		s.Holders = r.holders(p, now)
 	}
-	s.Holders = r.holders(p, now)
-	if l := r.lanes[p.Queue]; l != nil && p.class != nil {
-		for _, c := range l.classes {
-			for _, other := range c.waiting.members {
-				if other.before(p.Entry) {
-					s.Ahead++
-				}
+	return s, true
+}
+
+// Ahead returns how many entries of its queue and repository go before an entry
+// that waits. It goes through all of them.
+func (q *Queue) Ahead(id string) (count int) {
+	p := q.places[id]
+	if p == nil || p.class == nil {
+		return 0
+	}
+	for _, c := range p.class.lane.classes {
+		for _, other := range c.waiting.members {
+			if other.before(p.Entry) {
+				count++
 			}
 		}
 	}
-	return s, true
+	return count
 }
 
 func (r *repo) holders(p *place, now time.Time) []Holder {

@@ -123,7 +123,7 @@ func (q *Queue) Put(e Entry) {
 
 // Start has an entry run since a time, whether it may or not.
 func (q *Queue) Start(e Entry, since time.Time) {
-	if p := q.places[e.ID]; p != nil && p.in == nil && p.equal(e) {
+	if p := q.places[e.ID]; p != nil && p.in == nil && p.Queue == e.Queue && p.Repository == e.Repository && p.Attempt == e.Attempt {
 		return
 	}
 	q.Remove(e.ID)
