@@ -26,6 +26,8 @@ type Change struct {
 	DeleteQueue   string // name
 	PutBreaker    *Breaker
 	DeleteBreaker string // repository, as RepositoryKey has it
+	PutToken      *Token
+	DeleteToken   string // id
 }
 
 // CloseClaim marks an attempt's claim as ended, so that an allocation which
