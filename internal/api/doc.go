@@ -16,6 +16,9 @@ import (
 
 // Service is what the API needs from the leader. Client satisfies it too.
 type Service interface {
+	Queues
+	Breakers
+
 	// Submit validates the items and stores all of them or none. An item whose
 	// id is stored already is returned as it is, so a call may be repeated.
 	// It returns work.ErrInvalid, work.ErrNoLeader and work.ErrUnavailable.

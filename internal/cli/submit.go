@@ -86,6 +86,9 @@ func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 	flags.StringVar(&o.taskFile, "task-file", "", "file that holds the task; - is standard input")
 	flags.StringVar(&s.Base, "base", "", "branch to start from; the remote's default branch if not given")
 	flags.StringVar(&s.Queue, "queue", "", "queue; \""+work.DefaultQueue+"\" if not given")
+	flags.StringArrayVar(&s.Paths, "path", nil, "file, directory or glob of the repository that the item is to have for itself; may be repeated")
+	flags.StringArrayVar(&s.DependsOn, "depends-on", nil, "id of an item that is to complete first; may be repeated")
+	flags.StringVar(&s.UniqueKey, "unique-key", "", "key of the item in its queue: a submission that repeats it returns the item that has it")
 	flags.IntVar(&o.priority, "priority", work.DefaultPriority, fmt.Sprintf("0 to %d, the higher the sooner", work.MaxPriority))
 	flags.StringArrayVar(&o.labels, "label", nil, "label as KEY=VALUE; may be repeated")
 	flags.StringVar(&o.notBefore, "not-before", "", "earliest start: a time (2026-01-31T08:00:00Z) or a duration from now (2h)")
@@ -122,6 +125,11 @@ func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
 	items, err := client.Submit(ctx, submissions(specs, time.Now()))
 	if err != nil {
 		return err
+	}
+	for _, item := range items {
+		for _, warning := range item.Warnings {
+			fmt.Fprintf(sh.err, "warning: item %s: %s\n", item.ID, warning)
+		}
 	}
 	if opts.wait {
 		if items, err = waitFor(ctx, client, items, sh); err != nil && !errors.Is(err, errIncomplete) {
