@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
 
 	"drover/internal/work"
 )
@@ -23,6 +24,7 @@ const maxMetaBytes = 512
 // session bound to that check, and the claim that names both.
 type Attempt struct {
 	client       *Client
+	log          hclog.Logger
 	claim        work.Claim
 	ttl          time.Duration
 	checkID      string
@@ -63,7 +65,7 @@ func (c *Client) ClaimAttempt(ctx context.Context, e work.Envelope, allocation s
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		defer cancel()
 		if left := a.Release(cleanup); left != nil {
-			c.log.Warn("could not undo the claim's registration, the TTL will", "attempt", e.Attempt, "error", left)
+			a.log.Warn("could not undo the claim's registration, the TTL will", "error", left)
 		}
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func (c *Client) newAttempt(e work.Envelope, allocation string) *Attempt {
 	number := strconv.Itoa(e.Attempt.Number())
 	ttl := e.Spec.Limits.HeartbeatTTL.Std()
 	a := &Attempt{
-		client: c, ttl: ttl, checkID: workerCheckID(e.Attempt, allocation), repository: work.RepositoryKey(e.Spec.Repository),
+		client: c, log: c.log.With(e.LogFields(allocation)...), ttl: ttl, checkID: workerCheckID(e.Attempt, allocation), repository: work.RepositoryKey(e.Spec.Repository),
 		claim: work.Claim{Attempt: e.Attempt, Allocation: allocation},
 	}
 	a.registration = &api.AgentServiceRegistration{
@@ -214,7 +216,7 @@ func (a *Attempt) Beat(ctx context.Context, output string) error {
 	query := (&api.QueryOptions{}).WithContext(ctx)
 	err := classify("pass check "+a.checkID, false, a.client.repeat.Agent().UpdateTTLOpts(a.checkID, output, api.HealthPassing, query))
 	if errors.Is(err, work.ErrNotFound) {
-		a.client.log.Warn("Consul's agent forgot the worker and is told again", "attempt", a.claim.Attempt)
+		a.log.Warn("Consul's agent forgot the worker and is told again")
 		err = a.register(ctx)
 	}
 	if err != nil {

@@ -110,8 +110,9 @@ func (c *Client) allocations(ctx context.Context) (map[string][]work.Allocation,
 func fromStub(stub *api.AllocationListStub) work.Allocation {
 	a := work.Allocation{
 		ID: stub.ID, Child: stub.JobID, Node: stub.NodeName, ClientStatus: stub.ClientStatus, DesiredStatus: stub.DesiredStatus,
-		Preempted: stub.PreemptedByAllocation != "", Created: time.Unix(0, stub.CreateTime), ModifyIndex: stub.ModifyIndex,
-		Draining: strings.Contains(stub.DesiredDescription, "migrat"),
+		Preempted: stub.PreemptedByAllocation != "", Created: time.Unix(0, stub.CreateTime), Modified: time.Unix(0, stub.ModifyTime),
+		ModifyIndex: stub.ModifyIndex,
+		Draining:    strings.Contains(stub.DesiredDescription, "migrat"),
 	}
 	a.Description = stub.ClientDescription
 	if stub.ClientStatus == api.AllocClientStatusLost || stub.ClientStatus == api.AllocClientStatusUnknown {

@@ -48,6 +48,8 @@ type Config struct {
 	Retention      Retention
 	ReconcileEvery time.Duration
 	KVPrefix       string // handed to the workers
+	Observer       Observer
+	Traced         bool // workers are told which trace they belong to
 }
 
 // Queue is what a queue has of its own.
@@ -55,18 +57,19 @@ type Queue = work.QueueSettings
 
 // Orchestrator is one term of leadership.
 type Orchestrator struct {
-	cfg     Config
-	store   Store
-	ledger  Ledger
-	cluster Cluster
-	log     hclog.Logger
-	slots   chan struct{} // bounds work done in parallel
-	wake    chan struct{} // something may be dispatched
-	look    chan struct{} // reconcile now
-	index   atomic.Uint64 // of Nomad, from which to watch
-	ready   chan struct{} // closed when the stored items are loaded
-	tasks   *errgroup.Group
-	term    context.Context // of Run: work that outlives the call that began it
+	cfg      Config
+	store    Store
+	ledger   Ledger
+	cluster  Cluster
+	log      hclog.Logger
+	observer Observer
+	slots    chan struct{} // bounds work done in parallel
+	wake     chan struct{} // something may be dispatched
+	look     chan struct{} // reconcile now
+	index    atomic.Uint64 // of Nomad, from which to watch
+	ready    chan struct{} // closed when the stored items are loaded
+	tasks    *errgroup.Group
+	term     context.Context // of Run: work that outlives the call that began it
 
 	submitting latch // of items that name others
 
@@ -84,6 +87,7 @@ type Orchestrator struct {
 	cleaning   map[work.AttemptID]bool
 	memory     map[string]int  // by repository: MiB its items outgrew their limits to
 	reported   map[string]bool // children that are not ours, said once
+	beats      map[work.AttemptID]beat
 }
 
 // entry is one item. It is locked over a whole transition, so that transitions
@@ -130,9 +134,12 @@ func (l latch) unlock() { <-l }
 
 // New returns an orchestrator for one term. Run starts it.
 func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logger) *Orchestrator {
+	if cfg.Observer == nil {
+		cfg.Observer = Unobserved{}
+	}
 	o := &Orchestrator{
 		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, dependants: map[string]map[string]bool{},
-		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"),
+		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		ready: make(chan struct{}), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
 		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
@@ -168,6 +175,7 @@ func (o *Orchestrator) load(ctx context.Context) error {
 	for {
 		err := o.loadOnce(ctx)
 		if err == nil {
+			o.observer.Loaded(o.snapshot())
 			return nil
 		}
 		o.log.Warn("items not loaded, trying again", "error", err)
@@ -302,8 +310,9 @@ func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, al
 	o.place(e)
 	o.mu.Unlock()
 	nudge(o.wake)
+	o.observer.Applied(&before, &after)
 	if before.State != after.State {
-		o.log.Info("item moved", "item", after.ID, "attempt", len(after.Attempts), "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
+		o.itemLog(&after).Info("item moved", "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
 	}
 	return nil
 }
@@ -349,7 +358,7 @@ func (o *Orchestrator) complain(what string, id any, err error) {
 	if err == nil || errors.Is(err, work.ErrFenced) || errors.Is(err, context.Canceled) || errors.Is(err, work.ErrStaleAttempt) {
 		return
 	}
-	o.log.Warn(what, "id", id, "error", err)
+	o.logOf(id).Warn(what, "error", err)
 }
 
 // nudge wakes a loop that may be waiting; one pending wake-up is enough.

@@ -56,8 +56,9 @@ func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
 
 // reconcile compares what is open with what Nomad and Consul have, and acts on
 // every difference. Doing it twice changes nothing.
-func (o *Orchestrator) reconcile(ctx context.Context) error {
+func (o *Orchestrator) reconcile(ctx context.Context) (err error) {
 	began := time.Now()
+	defer func() { o.observer.Reconciled(time.Since(began), err) }()
 	children, index, err := o.cluster.Children(ctx)
 	if err != nil {
 		return err
@@ -100,7 +101,7 @@ func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map
 		o.reportUnknown(child, "its item has no such attempt")
 		return
 	case attempt.Child != "" && attempt.Child != child.ID:
-		o.log.Warn("a twin of an attempt's child is stopped", "attempt", child.Attempt, "child", attempt.Child, "twin", child.ID)
+		o.logOf(child.Attempt).Warn("a twin of an attempt's child is stopped", "child", attempt.Child, "twin", child.ID)
 		o.complain("twin not stopped", child.ID, o.cluster.Stop(ctx, child.ID, true))
 		return
 	}

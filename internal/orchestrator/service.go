@@ -185,6 +185,7 @@ func (o *Orchestrator) storeNew(ctx context.Context, item *work.Item) error {
 	}
 	stored := *item
 	o.track(o.add(&stored))
+	o.observer.Applied(nil, &stored)
 	return nil
 }
 

@@ -110,6 +110,14 @@ func (i *Item) OutgrewMB() int {
 	return 0
 }
 
+// Since returns when the item came into its state.
+func (i *Item) Since() time.Time {
+	if n := len(i.History); n > 0 {
+		return i.History[n-1].At
+	}
+	return i.CreatedAt
+}
+
 // Current returns the item's latest attempt, nil before the first. It is not to be changed.
 func (i *Item) Current() *Attempt {
 	if len(i.Attempts) == 0 {
