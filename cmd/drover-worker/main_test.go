@@ -229,7 +229,7 @@ func TestHealthAndMetricsAreServed(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for page, says := range map[string]string{"/health": "healthy: ", "/metrics": "drover_worker_iterations 1\n"} {
+	for page, says := range map[string]string{"/health": `"ready":true`, "/metrics": "drover_worker_iterations 1\n"} {
 		testkit.Eventually(t, patience, func() error {
 			answer, err := http.Get("http://" + address + page)
 			if err != nil {

@@ -3,12 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-
-	"github.com/hashicorp/go-hclog"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/consul"
 	"drover/internal/work"
@@ -31,9 +29,13 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	out, errs := redactor.Writer(stdout), redactor.Writer(stderr)
 	defer func() { _, _ = out.Flush(), errs.Flush() }() // nobody reads any more
 	env := variables(environ)
-	log := hclog.New(&hclog.LoggerOptions{
-		Name: "drover-worker", Output: errs, Level: hclog.LevelFromString(cmp.Or(env["DROVER_LOG_LEVEL"], "info")),
-	})
+	watch, err := observe(ctx, env, errs)
+	if err != nil {
+		fmt.Fprintln(errs, "drover-worker:", err)
+		return exitFailed
+	}
+	defer watch.close()
+	log := watch.log
 	host, _ := os.Hostname() // outside of Nomad alone
 	dir, err := filepath.Abs(env["NOMAD_TASK_DIR"])
 	if err != nil {
@@ -54,10 +56,10 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
 		AgentDir: env[agentDirVariable], Agent: launcher,
 		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
-		Health: healthAddress(env), Registry: prometheus.NewRegistry(),
+		Health: healthAddress(env), Registry: watch.registry, Tracer: watch.traces.Tracer(),
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
 		Open: func(prefix string) (worker.Store, error) {
-			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log})
+			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log, Instrument: watch.backends.Around("consul")})
 			return store{client}, err
 		},
 	})

@@ -29,13 +29,14 @@ type shell struct {
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
+	env    []string
 	getenv func(string) string
 }
 
 // Main runs the command of args, which do not hold the program's name, and
 // returns its exit status. It ends early when ctx does.
 func Main(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	sh := &shell{in: stdin, out: stdout, err: stderr, getenv: lookup(env)}
+	sh := &shell{in: stdin, out: stdout, err: stderr, env: env, getenv: lookup(env)}
 	root := newRoot(sh)
 	root.SetArgs(args)
 	root.SetIn(stdin)

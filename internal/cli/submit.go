@@ -131,6 +131,9 @@ func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
 			fmt.Fprintf(sh.err, "warning: item %s: %s\n", item.ID, warning)
 		}
 	}
+	if err := sh.traceSubmission(ctx, items); err != nil {
+		return err
+	}
 	if opts.wait {
 		if items, err = waitFor(ctx, client, items, sh); err != nil && !errors.Is(err, errIncomplete) {
 			return err

@@ -34,6 +34,18 @@ const (
 	DefaultKeep    = 10000
 )
 
+// Formats of logs.
+const (
+	LogAuto = "auto" // text on a terminal, JSON elsewhere
+	LogText = "text"
+	LogJSON = "json"
+)
+
+// LogSubsystems lists what can have a log level of its own.
+func LogSubsystems() []string {
+	return []string{"api", "consul", "nomad", "orchestrator", "server", "telemetry"}
+}
+
 // Config is everything a server can be told.
 type Config struct {
 	HTTP         HTTP
@@ -56,6 +68,8 @@ type HTTP struct {
 	TLSKey    string `hcl:"tls_key,optional"`    // file
 	TLSCA     string `hcl:"tls_ca,optional"`     // file; clients must then have a certificate of this CA
 	TokenFile string `hcl:"token_file,optional"` // the token's file; DROVER_TOKEN comes first
+	// MetricsNeedToken has /metrics ask for the token too; otherwise it is as open as /health.
+	MetricsNeedToken bool `hcl:"metrics_need_token,optional"`
 	// Token is what clients have to show; none is asked for if empty.
 	Token Secret
 }
@@ -148,7 +162,9 @@ type Orchestrator struct {
 	ReconcileInterval Duration `hcl:"reconcile_interval,optional"`
 	LeaderTTL         Duration `hcl:"leader_ttl,optional"` // silence after which another server may lead
 	LogLevel          string   `hcl:"log_level,optional"`
-	LogJSON           bool     `hcl:"log_json,optional"`
+	LogFormat         string   `hcl:"log_format,optional"` // LogAuto, LogText or LogJSON
+	// LogLevels are levels of subsystems that differ from LogLevel.
+	LogLevels map[string]string `hcl:"log_levels,optional"`
 }
 
 // Queue is a queue that items can name.
@@ -260,7 +276,7 @@ func Default() Config {
 		Retention: Retention{KeepFor: DefaultKeepFor, Keep: DefaultKeep},
 		Orchestrator: Orchestrator{
 			MaxInFlight: DefaultMaxInFlight, ReconcileInterval: DefaultReconcileInterval,
-			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel,
+			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel, LogFormat: LogAuto,
 		},
 	}
 }

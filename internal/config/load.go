@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -20,7 +19,7 @@ const (
 	EnvToken     = "DROVER_TOKEN"
 	EnvImage     = "DROVER_WORKER_IMAGE"
 	EnvLogLevel  = "DROVER_LOG_LEVEL"
-	EnvLogJSON   = "DROVER_LOG_JSON"
+	EnvLogFormat = "DROVER_LOG_FORMAT"
 )
 
 // file is the schema of a configuration file. Its blocks point into a Config,
@@ -52,9 +51,7 @@ func Load(getenv func(string) string, paths ...string) (Config, error) {
 	if err := c.readTokens(); err != nil {
 		return Config{}, err
 	}
-	if err := c.override(getenv); err != nil {
-		return Config{}, err
-	}
+	c.override(getenv)
 	return c, nil
 }
 
@@ -108,21 +105,13 @@ func (c *Config) readTokens() error {
 	return nil
 }
 
-func (c *Config) override(getenv func(string) string) error {
+func (c *Config) override(getenv func(string) string) {
 	for name, to := range map[string]*string{
 		EnvAddress: &c.HTTP.Address, EnvAdvertise: &c.HTTP.Advertise, EnvImage: &c.Worker.Image,
-		EnvLogLevel: &c.Orchestrator.LogLevel, EnvToken: (*string)(&c.HTTP.Token),
+		EnvLogLevel: &c.Orchestrator.LogLevel, EnvLogFormat: &c.Orchestrator.LogFormat, EnvToken: (*string)(&c.HTTP.Token),
 	} {
 		if value := getenv(name); value != "" {
 			*to = value
 		}
 	}
-	if value := getenv(EnvLogJSON); value != "" {
-		on, err := strconv.ParseBool(value)
-		if err != nil {
-			return fmt.Errorf("%s=%s: use true or false: %w", EnvLogJSON, value, work.ErrInvalid)
-		}
-		c.Orchestrator.LogJSON = on
-	}
-	return nil
 }

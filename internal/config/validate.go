@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -203,8 +204,17 @@ func (o Orchestrator) validate(check *checker) {
 	check.atLeast("orchestrator.max_in_flight", o.MaxInFlight, 1)
 	check.duration("orchestrator.reconcile_interval", o.ReconcileInterval, time.Second)
 	check.duration("orchestrator.leader_ttl", o.LeaderTTL, MinLeaderTTL)
-	if hclog.LevelFromString(o.LogLevel) == hclog.NoLevel {
-		check.bad("orchestrator.log_level", "%q: use trace, debug, info, warn, error or off", o.LogLevel)
+	check.oneOf("orchestrator.log_format", o.LogFormat, LogAuto, LogText, LogJSON)
+	check.logLevel("orchestrator.log_level", o.LogLevel)
+	for _, subsystem := range slices.Sorted(maps.Keys(o.LogLevels)) {
+		check.oneOf("orchestrator.log_levels", subsystem, LogSubsystems()...)
+		check.logLevel("orchestrator.log_levels."+subsystem, o.LogLevels[subsystem])
+	}
+}
+
+func (c *checker) logLevel(field, level string) {
+	if hclog.LevelFromString(level) == hclog.NoLevel {
+		c.bad(field, "%q: use trace, debug, info, warn, error or off", level)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"drover/internal/wait"
 	"drover/internal/work"
@@ -66,6 +67,7 @@ type Options struct {
 	Logger     hclog.Logger
 	Health     string               // address that /health and /metrics are served on; nowhere if empty
 	Registry   *prometheus.Registry // takes the worker's metrics; none if nil
+	Tracer     trace.Tracer         // takes its spans; none if nil
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }
@@ -78,7 +80,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	log := opts.Logger.With("item", envelope.Item, "attempt", envelope.Attempt.Number())
+	log := opts.Logger.With(envelope.LogFields(opts.Allocation)...)
 	claimed := time.Now()
 	var claim Claim
 	err = persist(ctx, claimPatience, log, func() error {
@@ -93,7 +95,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	log.Info("attempt claimed", "alloc", opts.Allocation)
+	log.Info("attempt claimed")
 	return newWorker(opts, envelope, claim, log).run(ctx, claimed)
 }
 
@@ -207,7 +209,7 @@ func newWorker(opts Options, e work.Envelope, claim Claim, log hclog.Logger) *wo
 
 // run runs the attempt, and gives the claim up whatever became of it.
 func (w *worker) run(told context.Context, claimed time.Time) (err error) {
-	hold, lose := context.WithCancelCause(context.WithoutCancel(told))
+	hold, lose := context.WithCancelCause(w.traced(context.WithoutCancel(told), claimed))
 	ctx, stop := context.WithCancelCause(hold)
 	defer context.AfterFunc(told, func() { stop(ErrStopped) })()
 	w.heart = newHeart(w.claim, w.envelope.Spec.Limits.HeartbeatTTL.Std(), claimed, w.journal.beatText, lose, w.log)
@@ -227,6 +229,7 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	if err != nil {
 		return err
 	}
+	result.EndedAt = time.Now().UTC()
 	return w.report(hold, result)
 }
 
@@ -258,7 +261,9 @@ func (w *worker) release() {
 }
 
 // open makes the clone.
-func (w *worker) open(ctx context.Context) error {
+func (w *worker) open(ctx context.Context) (err error) {
+	ctx, ended := w.span(ctx, "clone")
+	defer func() { ended(err) }()
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
 		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, Depth: w.envelope.Spec.CloneDepth,
 		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
