@@ -9,8 +9,10 @@ package api
 import (
 	"context"
 	"io"
+	"time"
 
 	"drover/internal/control"
+	"drover/internal/report"
 	"drover/internal/work"
 )
 
@@ -46,6 +48,8 @@ type Service interface {
 	CreateToken(ctx context.Context, r control.TokenRequest) (control.NewToken, error)
 	// RevokeToken removes a token. It returns work.ErrNotFound.
 	RevokeToken(ctx context.Context, id string) (work.Token, error)
+	// Report says how the items ended that did so since a time.
+	Report(ctx context.Context, since time.Time) (report.Report, error)
 	// Status returns how the servers stand.
 	Status(ctx context.Context) (control.Status, error)
 }

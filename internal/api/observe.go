@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"drover/internal/control"
 	"drover/internal/work"
@@ -32,6 +34,7 @@ func (h *handler) observeRoutes() []route {
 		{http.MethodGet, "/health", "", http.HandlerFunc(h.ready)},
 		{http.MethodGet, "/health/ready", "", http.HandlerFunc(h.ready)},
 		{http.MethodGet, "/health/live", "", http.HandlerFunc(h.live)},
+		{http.MethodGet, "/v1/report", work.RoleRead, h.call(http.StatusOK, h.report)},
 		{http.MethodGet, "/v1/server/log-level", work.RoleOperate, h.call(http.StatusOK, h.logLevels)},
 		{http.MethodPut, "/v1/server/log-level", work.RoleOperate, h.call(http.StatusOK, h.setLogLevel)},
 		{http.MethodGet, "/v1/server/debug", work.RoleOperate, http.HandlerFunc(h.debug)},
@@ -46,6 +49,14 @@ func (h *handler) observeRoutes() []route {
 // not passed on to the leader.
 func (r route) ofThisServer() bool {
 	return strings.HasPrefix(r.pattern, "/v1/server/") || r.pattern == "/metrics"
+}
+
+func (h *handler) report(r *http.Request) (any, error) {
+	since, err := time.Parse(time.RFC3339, r.URL.Query().Get("since"))
+	if err != nil {
+		return nil, fmt.Errorf("since %q: give a time such as 2026-01-31T08:00:00Z: %w", r.URL.Query().Get("since"), work.ErrInvalid)
+	}
+	return h.Service.Report(r.Context(), since)
 }
 
 func (h *handler) live(w http.ResponseWriter, _ *http.Request) {
