@@ -80,6 +80,11 @@ func (c *Client) Child(ctx context.Context, id string) (work.Child, error) {
 	if job.ParentID != nil && job.Status != nil && job.Stop != nil {
 		child.Parent, child.Status, child.Stopped = *job.ParentID, *job.Status, *job.Stop
 	}
+	if child.Status == "pending" && len(stubs) == 0 {
+		if child.Blocked, err = c.blocked(ctx, id); err != nil {
+			return work.Child{}, err
+		}
+	}
 	sort.Slice(stubs, func(i, j int) bool { return stubs[i].CreateIndex < stubs[j].CreateIndex })
 	for _, stub := range stubs {
 		child.Allocations = append(child.Allocations, fromStub(stub))

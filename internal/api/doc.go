@@ -48,6 +48,9 @@ type Service interface {
 	CreateToken(ctx context.Context, r control.TokenRequest) (control.NewToken, error)
 	// RevokeToken removes a token. It returns work.ErrNotFound.
 	RevokeToken(ctx context.Context, id string) (work.Token, error)
+	// Explain says why an item is where it is, and what a person can do.
+	// It returns what Item returns.
+	Explain(ctx context.Context, id string) (control.Explanation, error)
 	// Report says how the items ended that did so since a time.
 	Report(ctx context.Context, since time.Time) (report.Report, error)
 	// Status returns how the servers stand.

@@ -34,6 +34,7 @@ func (h *handler) observeRoutes() []route {
 		{http.MethodGet, "/health", "", http.HandlerFunc(h.ready)},
 		{http.MethodGet, "/health/ready", "", http.HandlerFunc(h.ready)},
 		{http.MethodGet, "/health/live", "", http.HandlerFunc(h.live)},
+		{http.MethodGet, "/v1/items/{id}/explain", work.RoleRead, h.call(http.StatusOK, h.explain)},
 		{http.MethodGet, "/v1/report", work.RoleRead, h.call(http.StatusOK, h.report)},
 		{http.MethodGet, "/v1/server/log-level", work.RoleOperate, h.call(http.StatusOK, h.logLevels)},
 		{http.MethodPut, "/v1/server/log-level", work.RoleOperate, h.call(http.StatusOK, h.setLogLevel)},
@@ -49,6 +50,10 @@ func (h *handler) observeRoutes() []route {
 // not passed on to the leader.
 func (r route) ofThisServer() bool {
 	return strings.HasPrefix(r.pattern, "/v1/server/") || r.pattern == "/metrics"
+}
+
+func (h *handler) explain(r *http.Request) (any, error) {
+	return h.Service.Explain(r.Context(), r.PathValue("id"))
 }
 
 func (h *handler) report(r *http.Request) (any, error) {

@@ -13,6 +13,12 @@ import (
 	"drover/internal/work"
 )
 
+// Explain says why an item is where it is, and what a person can do.
+func (c *Client) Explain(ctx context.Context, id string) (e control.Explanation, err error) {
+	err = c.call(ctx, c.repeat, http.MethodGet, c.url("items", id, "explain"), nil, &e)
+	return e, err
+}
+
 // Report says how the items ended that did so since a time.
 func (c *Client) Report(ctx context.Context, since time.Time) (r report.Report, err error) {
 	u := c.url("report")

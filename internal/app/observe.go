@@ -8,6 +8,15 @@ import (
 	"drover/internal/report"
 )
 
+// Explain says why an item is where it is, and what a person can do.
+func (s service) Explain(ctx context.Context, id string) (control.Explanation, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Explanation{}, err
+	}
+	return o.Explain(ctx, id)
+}
+
 // Report says how the items ended that did so since a time.
 func (s service) Report(ctx context.Context, since time.Time) (report.Report, error) {
 	items, err := s.Items(ctx, control.Filter{})

@@ -12,6 +12,7 @@ type Census struct {
 	Groups      []Group
 	InFlight    int // attempts dispatched and not ended
 	MaxInFlight int
+	Breakers    map[work.BreakerState]int // of repositories
 	// HeartbeatAge is the time since the last sign of life of the running attempt that has been silent longest.
 	HeartbeatAge time.Duration
 }

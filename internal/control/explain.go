@@ -51,4 +51,6 @@ type Explanation struct {
 	State work.State `json:"state"`
 	Why   string     `json:"why"` // a sentence: of the first wait, or of the item's last transition
 	Waits []Wait     `json:"waits,omitempty"`
+	Facts []string   `json:"facts"`          // sentences about how it stands at the moment
+	Next  []string   `json:"next,omitempty"` // what a person can do
 }

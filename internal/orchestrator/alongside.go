@@ -134,7 +134,7 @@ func (o *Orchestrator) slowDown(ctx context.Context, x *escort, item *work.Item,
 	x.taken = append(x.taken, func() {
 		l.keep(next)
 		if a.Reason == work.ReasonRateLimited {
-			o.log.Warn("a queue waits for a limit to reset", "queue", l.name, "until", next.Slow.Until, "attempt", a.ID, "detail", a.Detail)
+			o.log.With(item.LogFields(a)...).Warn("a queue waits for a limit to reset", "until", next.Slow.Until, "detail", a.Detail)
 		}
 	})
 	return nil

@@ -27,6 +27,7 @@ func (o *Orchestrator) Explain(ctx context.Context, id string) (control.Explanat
 		explained.Waits = explain(f)
 		explained.Why = explained.Waits[0].Sentence
 	}
+	o.diagnose(ctx, item, &explained)
 	return explained, nil
 }
 

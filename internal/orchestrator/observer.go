@@ -97,5 +97,9 @@ func (o *Orchestrator) Census(now time.Time) control.Census {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	census.InFlight = len(o.open)
+	census.Breakers = map[work.BreakerState]int{}
+	for _, b := range o.breakers {
+		census.Breakers[b.State]++
+	}
 	return census
 }

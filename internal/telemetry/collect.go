@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"drover/internal/work"
 )
 
 // The metrics that are counted when somebody asks, because they are about how
@@ -15,11 +17,8 @@ var (
 	descInFlight     = prometheus.NewDesc("drover_attempts_in_flight", "Attempts that are dispatched and have not ended.", nil, nil)
 	descLimit        = prometheus.NewDesc("drover_attempts_in_flight_limit", "Attempts that may be in flight, over all queues.", nil, nil)
 	descHeartbeatAge = prometheus.NewDesc("drover_heartbeat_age_seconds", "Time since the last heartbeat of the running attempt that has been silent longest; 0 if none runs.", nil, nil)
-	descBreakers     = prometheus.NewDesc("drover_breakers", "Repositories' circuit breakers, by state.", []string{"state"}, nil)
+	descBreakers     = prometheus.NewDesc("drover_breakers", "Circuit breakers of repositories that count failures, by state.", []string{"state"}, nil)
 )
-
-// breakerStates are the states whose number is always told.
-var breakerStates = []string{"closed", "open", "half_open"}
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
@@ -54,11 +53,7 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	gauge(descInFlight, float64(census.InFlight))
 	gauge(descLimit, float64(census.MaxInFlight))
 	gauge(descHeartbeatAge, census.HeartbeatAge.Seconds())
-	if m.breakers == nil {
-		return
-	}
-	count := m.breakers()
-	for _, state := range breakerStates {
-		gauge(descBreakers, float64(count[state]), state)
+	for _, state := range []work.BreakerState{work.BreakerClosed, work.BreakerOpen, work.BreakerHalfOpen} {
+		gauge(descBreakers, float64(census.Breakers[state]), string(state))
 	}
 }

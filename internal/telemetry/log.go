@@ -206,18 +206,26 @@ type redacting struct {
 	redact func(string) string
 }
 
-// Write passes one line on. Where JSON may hide a secret behind escapes, or one
-// was found, its texts are redacted one by one, so that it stays JSON.
+// Write passes one line on, with secrets found also where escapes hide them. The
+// texts of JSON are redacted one by one, so that it stays JSON.
 func (r *redacting) Write(line []byte) (int, error) {
-	clean := r.redact(string(line))
-	if r.json && (clean != string(line) || bytes.ContainsRune(line, '\\')) {
+	clean, escaped := r.redact(string(line)), bytes.ContainsRune(line, '\\')
+	if r.json && (escaped || clean != string(line)) {
 		clean = redactJSON(line, r.redact)
+	}
+	if !r.json && escaped {
+		if plain := unquoted.Replace(clean); r.redact(plain) != plain {
+			clean = r.redact(plain)
+		}
 	}
 	if _, err := io.WriteString(r.to, clean); err != nil {
 		return 0, err
 	}
 	return len(line), nil
 }
+
+// unquoted undoes what a quoted text has escaped.
+var unquoted = strings.NewReplacer(`\"`, `"`, `\\`, `\`)
 
 // redactJSON redacts the texts in a JSON object, so that it stays one. A line
 // that is none is redacted as it is.

@@ -29,9 +29,8 @@ var (
 // be called concurrently. No label names an item, an attempt or a repository:
 // what has no bound would be a series of its own each time.
 type Metrics struct {
-	leader   atomic.Bool
-	census   func(time.Time) (control.Census, bool)
-	breakers func() map[string]int
+	leader atomic.Bool
+	census func(time.Time) (control.Census, bool)
 
 	submitted, ended, attempts, retries *prometheus.CounterVec
 	tokens, pullRequests, tests         *prometheus.CounterVec
@@ -47,13 +46,11 @@ type MetricsOptions struct {
 	Queues  []string // whose series are there from the beginning
 	// Census counts the items; false while this server does not lead.
 	Census func(now time.Time) (control.Census, bool)
-	// Breakers counts the repositories' circuit breakers by state; nil where there are none.
-	Breakers func() map[string]int
 }
 
 // NewMetrics registers a server's metrics.
 func NewMetrics(reg prometheus.Registerer, opts MetricsOptions) (*Metrics, error) {
-	m := &Metrics{census: opts.Census, breakers: opts.Breakers}
+	m := &Metrics{census: opts.Census}
 	m.submitted = counters("items_submitted_total", "Items submitted to this leader.", "queue")
 	m.ended = counters("items_ended_total", "Items that came to an end, by the state they ended in.", "queue", "state")
 	m.attempts = counters("attempts_total", "Attempts that ended, by reason.", "queue", "reason")

@@ -36,10 +36,9 @@ func server(t *testing.T) (*prometheus.Registry, *telemetry.Metrics) {
 		Census: func(time.Time) (control.Census, bool) {
 			return control.Census{
 				Groups:   []control.Group{{Queue: "default", State: work.StateQueued, Items: 3, Oldest: time.Minute}, {Queue: "default", State: work.StateCompleted, Items: 4}},
-				InFlight: 2, MaxInFlight: 32, HeartbeatAge: 5 * time.Second,
+				InFlight: 2, MaxInFlight: 32, HeartbeatAge: 5 * time.Second, Breakers: map[work.BreakerState]int{work.BreakerOpen: 1},
 			}, true
 		},
-		Breakers: func() map[string]int { return map[string]int{"open": 1} },
 	})
 	if err != nil {
 		t.Fatal(err)
