@@ -262,12 +262,20 @@ type scripted struct {
 	task    func(*run) nomadd.Exit
 	mu      sync.Mutex
 	started map[work.AttemptID]int
+	pulled  <-chan struct{} // holds starts up until it is closed; nil does not
+}
+
+// pull has the next tasks wait for their image until done is closed.
+func (s *scripted) pull(done <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pulled = done
 }
 
 func (s *scripted) Layout(host nomadd.Layout) nomadd.Layout { return host }
 func (s *scripted) Close() error                            { return nil }
 
-func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, error) {
+func (s *scripted) Start(ctx context.Context, task *nomadd.Task) (nomadd.Process, error) {
 	r := &run{cluster: s.cluster, alloc: task.AllocID, stdout: task.Stdout, stderr: task.Stderr, signals: make(chan syscall.Signal, 4)}
 	data, err := os.ReadFile(filepath.Join(task.Host.Local, "item.json"))
 	if err == nil {
@@ -287,7 +295,16 @@ func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, 
 		s.started = map[work.AttemptID]int{}
 	}
 	s.started[r.envelope.Attempt]++
+	pulled := s.pulled
 	s.mu.Unlock()
+	if pulled != nil {
+		task.Notify("Downloading image")
+		select {
+		case <-pulled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	p := &process{exit: make(chan nomadd.Exit, 1), signals: r.signals}
 	go func() {
 		exit := nomadd.Exit{Code: 70} // should the test fail in the task
