@@ -375,7 +375,9 @@ func (c *Client) readLocks(folder string, pairs api.KVPairs) []storedLock {
 // was read is left: somebody else has removed it.
 func (c *Client) removeLost(ctx context.Context, locks []storedLock) error {
 	for _, s := range locks {
-		c.log.Info("lock of a lost session is removed", "repository", s.Repository, "attempt", s.Attempt, "paths", s.PathSet())
+		about := work.Item{ID: s.Attempt.Item(), Spec: work.Spec{Repository: s.Repository}}
+		log := c.log.With(about.LogFields(&work.Attempt{Number: s.Attempt.Number()})...)
+		log.Info("lock of a lost session is removed", "paths", s.PathSet())
 		op := &api.KVTxnOp{Verb: api.KVDeleteCAS, Key: s.key, Index: s.index}
 		if _, err := c.transact(ctx, "remove lock of attempt "+string(s.Attempt), op); err != nil {
 			return err

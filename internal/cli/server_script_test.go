@@ -3,18 +3,19 @@ package cli_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"drover/internal/app"
 	"drover/internal/cli"
 	"drover/internal/config"
 	"drover/internal/devcluster/nomadd"
+	"drover/internal/telemetry"
 	"drover/internal/testkit"
 	"drover/internal/work"
 )
@@ -71,7 +72,12 @@ func (s *scriptServer) start() (string, error) {
 	ready := make(chan string, 1)
 	s.cancel, s.ended = cancel, make(chan error, 1)
 	go func() {
-		s.ended <- app.Run(ctx, app.Options{Config: s.cfg, Logger: hclog.NewNullLogger(), Version: "test", Ready: func(addr string) { ready <- addr }})
+		logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: io.Discard, Level: "off"})
+		if err != nil {
+			s.ended <- err
+			return
+		}
+		s.ended <- app.Run(ctx, app.Options{Config: s.cfg, Logs: logs, Version: "test", Ready: func(addr string) { ready <- addr }})
 	}()
 	select {
 	case addr := <-ready:
