@@ -28,7 +28,12 @@ type Store interface {
 	Tokens(ctx context.Context) ([]work.Token, error)
 	// Token returns one, or work.ErrNotFound.
 	Token(ctx context.Context, id string) (work.Token, error)
-	// EndSession frees what an ended attempt's worker held; idempotent.
+	// FreeLost removes the locks whose holder's session has been gone for work.LockDelay.
+	FreeLost(ctx context.Context) error
+	// BreakLock ends the session of a lock's holder; idempotent.
+	BreakLock(ctx context.Context, lock work.Lock) error
+	// EndSession ends an ended attempt's session: what it still holds is free after
+	// work.LockDelay; idempotent.
 	EndSession(ctx context.Context, claim work.Claim) error
 }
 

@@ -162,6 +162,13 @@ func (w *world) Locks(ctx context.Context, index uint64) (locks []work.Lock, nex
 	return locks, next, err
 }
 
+// FreeLost has nothing to do: EndSession of this world frees at once.
+func (w *world) FreeLost(context.Context) error { return nil }
+
+func (w *world) BreakLock(_ context.Context, lock work.Lock) error {
+	return w.read(&w.consulDown, func() { delete(w.sessions, lock.Session) })
+}
+
 // wait is a blocking query.
 func (w *world) wait(ctx context.Context, index uint64, f func()) (uint64, error) {
 	for {
