@@ -124,8 +124,8 @@ func (c *Client) Heartbeats(ctx context.Context, index uint64) ([]work.Heartbeat
 	return beats, nextIndex(index, meta.LastIndex), nil
 }
 
-// EndSession destroys an ended attempt's session and removes its service, so
-// that nothing of it outlives it. Doing it twice changes nothing.
+// EndSession destroys an ended attempt's session and removes its service. What it
+// had still locked is free after work.LockDelay. Doing it twice changes nothing.
 // It returns work.ErrUnavailable.
 func (c *Client) EndSession(ctx context.Context, claim work.Claim) error {
 	if claim.Session == "" {

@@ -20,6 +20,7 @@ import (
 type Service interface {
 	Queues
 	Breakers
+	Locks
 
 	// Submit validates the items and stores all of them or none. An item whose
 	// id is stored already is returned as it is, so a call may be repeated.

@@ -20,7 +20,7 @@ type route struct {
 
 // table is every call of the API.
 func (h *handler) table() []route {
-	return slices.Concat(h.itemRoutes(), h.queueRoutes(), h.breakerRoutes(), h.tokenRoutes(), h.serverRoutes(), h.observeRoutes())
+	return slices.Concat(h.itemRoutes(), h.queueRoutes(), h.breakerRoutes(), h.lockRoutes(), h.tokenRoutes(), h.serverRoutes(), h.observeRoutes())
 }
 
 func (h *handler) itemRoutes() []route {

@@ -77,7 +77,7 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.AddCommand(
 		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh),
-		newQueue(sh), newBreaker(sh), newToken(sh),
+		newQueue(sh), newBreaker(sh), newLocks(sh), newToken(sh),
 		newExplain(sh), newReport(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)

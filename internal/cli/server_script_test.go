@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-cleanhttp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"drover/consul"
 	"drover/internal/app"
 	"drover/internal/cli"
 	"drover/internal/config"
@@ -23,7 +25,7 @@ import (
 // TestServerScripts runs testdata/server against a server on a real Consul and
 // an embedded Nomad. "restart" has another server take over.
 func TestServerScripts(t *testing.T) {
-	consul := testkit.ConsulAddress(t, `check_update_interval = "0s"`)
+	consulAddress := testkit.ConsulAddress(t, `check_update_interval = "0s"`)
 	nomad := testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 16000, Cores: 16})
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/server",
@@ -31,7 +33,7 @@ func TestServerScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			cfg := config.Default()
 			cfg.HTTP.Address = "127.0.0.1:0"
-			cfg.Consul.Address, cfg.Consul.Prefix = consul, "test/"+work.NewID(time.Now())+"/"
+			cfg.Consul.Address, cfg.Consul.Prefix = consulAddress, "test/"+work.NewID(time.Now())+"/"
 			cfg.Nomad.Address = nomad
 			cfg.Worker.JobID = "worker-" + work.NewID(time.Now())
 			cfg.Worker.Driver, cfg.Worker.Binary = config.DriverRawExec, "/bin/false"
@@ -49,7 +51,7 @@ func TestServerScripts(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "restart": restart, "waits": waits,
+			"exits": exits, "restart": restart, "waits": waits, "holds": holds,
 		},
 	})
 }
@@ -99,6 +101,23 @@ func restart(ts *testscript.TestScript, _ bool, _ []string) {
 	addr, err := s.start()
 	ts.Check(err)
 	ts.Setenv("DROVER_ADDR", addr)
+}
+
+// holds has the first attempt of an item that no server knows lock paths: "holds ITEM REPOSITORY PATH…".
+func holds(ts *testscript.TestScript, _ bool, args []string) {
+	s := ts.Value(scriptServerKey{}).(*scriptServer)
+	transport := cleanhttp.DefaultPooledTransport()
+	ts.Defer(transport.CloseIdleConnections)
+	client, err := consul.Open(consul.Options{Address: s.cfg.Consul.Address, Prefix: s.cfg.Consul.Prefix, Transport: transport})
+	ts.Check(err)
+	spec := work.Spec{Repository: args[1], Task: "x"}.WithDefaults(work.NewDefaults())
+	attempt, err := client.ClaimAttempt(context.Background(), work.Envelope{Item: args[0], Attempt: work.NewAttemptID(args[0], 1), Spec: spec}, "a1")
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(attempt.Release(context.Background())) })
+	paths, err := work.NewPathSet(args[2:]...)
+	ts.Check(err)
+	_, err = attempt.Lock(context.Background(), paths, 0, nil)
+	ts.Check(err)
 }
 
 // waits lists the items until the list matches: "waits REGEXP".

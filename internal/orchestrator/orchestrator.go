@@ -164,7 +164,7 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		o.log.Warn("first comparison failed, trying again", "error", err)
 		nudge(o.look)
 	}
-	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop, o.retentionLoop} {
+	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop} {
 		group.Go(func() error { return loop(ctx) })
 	}
 	return group.Wait()

@@ -198,7 +198,9 @@ func (r *repo) holders(p *place, now time.Time) []Holder {
 	}
 	var found []Holder
 	add := func(who Holder, paths work.PathSet) {
-		if path, overlaps := p.Paths.Overlap(paths); overlaps {
+		path, overlaps := p.Paths.Overlap(paths)
+		known := slices.ContainsFunc(found, func(h Holder) bool { return h.Item == who.Item && h.Attempt == who.Attempt })
+		if overlaps && !known { // an attempt locks what it declared, too
 			who.Paths = []string{path}
 			found = append(found, who)
 		}

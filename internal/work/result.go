@@ -85,6 +85,7 @@ type Phase string
 
 // The phases of an attempt, in order.
 const (
+	PhaseLocking   Phase = "locking"   // waits for the paths that the item declares
 	PhasePreparing Phase = "preparing" // access check, clone, branch
 	PhaseAgent     Phase = "agent"
 	PhaseTesting   Phase = "testing"

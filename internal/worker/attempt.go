@@ -29,6 +29,12 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	limit := w.envelope.Spec.Limits.Timeout.Std()
 	limited, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
 	defer cancel()
+	switch end, err := w.lockDeclared(limited); {
+	case err != nil:
+		return work.Result{}, err
+	case end != nil:
+		return w.result(*end), nil
+	}
 	if err := w.open(limited); err != nil {
 		if ctx.Err() != nil {
 			return work.Result{}, context.Cause(ctx)
@@ -49,6 +55,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	}
 	w.journal.phase(work.PhasePublish)
 	result, err := w.deliver(hold, end, test)
+	if err == nil {
+		w.unlock(hold) // before the result: once that is known, the session is ended
+	}
 	if err != nil || result.Reason != work.ReasonCompleted {
 		return result, err
 	}

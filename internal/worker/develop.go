@@ -48,8 +48,10 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 		pushes.Wait()
 	}()
 
+	socket, stopLocks := w.serveLocks(hold)
+	defer stopLocks()
 	d := &development{
-		worker: w, stop: stop, grace: w.grace(hold), spec: w.envelope.Spec,
+		worker: w, socket: socket, stop: stop, grace: w.grace(hold), spec: w.envelope.Spec,
 		adapter: agent.For(w.envelope.Spec.Agent), conversation: w.envelope.Resume.Conversation,
 	}
 	if d.adapter == nil {
@@ -62,6 +64,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 // takes until it says that it is done.
 type development struct {
 	*worker
+	socket       string // for locks
 	stop         context.CancelCauseFunc
 	grace        func() time.Duration
 	spec         work.Spec
@@ -174,7 +177,7 @@ func (d *development) runOf(ctx context.Context, prompt string, iteration int) a
 		options.Conversation = d.conversation.ID
 	}
 	return agent.Run{
-		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1,
+		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1, LockSocket: d.socket,
 		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.environ(ctx), Starter: d.Agent, Alive: d.heart.touch, Grace: d.grace,
 	}
 }

@@ -70,8 +70,13 @@ func (w *worker) push(ctx context.Context) (commit string, err error) {
 	}
 	ctx, ended := w.span(ctx, "push")
 	defer func() { ended(err) }()
+	leased, end, err := w.heart.lease(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer end()
 	before := w.repo.Pushed()
-	commit, err = w.repo.Push(ctx)
+	commit, err = w.repo.Push(leased)
 	if err == nil && commit != before && w.repo.Pushed() == commit {
 		w.metrics.pushes.Inc()
 		w.journal.pushed(commit)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -184,6 +185,7 @@ type worker struct {
 	metrics  *metrics
 	repo     *gitrepo.Repo // nil until it is open
 	pushing  sync.Mutex    // guards repo
+	locked   atomic.Bool   // paths may be held
 
 	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
 
@@ -220,9 +222,10 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	tasks.Go(func() { w.journal.run(hold) })
 	defer func() {
 		stop(nil)
+		fenced := hold.Err() != nil
 		lose(nil)
 		tasks.Wait()
-		w.release()
+		w.release(fenced)
 	}()
 	w.heart.touch()
 	result, err := w.attempt(ctx, hold)
@@ -230,6 +233,7 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 		return err
 	}
 	result.EndedAt = time.Now().UTC()
+	w.unlock(hold)
 	return w.report(hold, result)
 }
 
@@ -252,9 +256,14 @@ func (w *worker) report(hold context.Context, result work.Result) error {
 	}
 }
 
-func (w *worker) release() {
+// release gives the claim up, and the locks before it, unless the worker is
+// fenced: its last push may still reach the git server.
+func (w *worker) release(fenced bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
+	if !fenced {
+		w.unlock(ctx)
+	}
 	if err := w.claim.Release(ctx); err != nil {
 		w.log.Warn("could not leave cleanly, the TTL will", "error", err)
 	}

@@ -39,20 +39,21 @@ const gitConfig = "[user]\n\tname = drover\n\temail = drover@localhost\n"
 
 // Run is one run of an agent.
 type Run struct {
-	Envelope  work.Envelope
-	Adapter   Adapter
-	Prompt    string // on its standard input
-	Options   Options
-	Iteration int    // that were before, over all attempts
-	Tree      string // working directory
-	Home      string // made if it is not there
-	TaskFile  string // written by Start
-	Environ   []string
-	Starter   process.Starter // of the agent and all that runs as it does; nil makes them children of this process
-	Stdout    io.Writer
-	Stderr    io.Writer
-	Alive     func()
-	Grace     func() time.Duration // see process.Command
+	Envelope   work.Envelope
+	Adapter    Adapter
+	Prompt     string // on its standard input
+	Options    Options
+	Iteration  int    // that were before, over all attempts
+	Tree       string // working directory
+	Home       string // made if it is not there
+	TaskFile   string // written by Start
+	LockSocket string // where it may ask for locks
+	Environ    []string
+	Starter    process.Starter // of the agent and all that runs as it does; nil makes them children of this process
+	Stdout     io.Writer
+	Stderr     io.Writer
+	Alive      func()
+	Grace      func() time.Duration // see process.Command
 }
 
 // Start runs the agent until it ends or ctx does.
@@ -122,6 +123,7 @@ func (r Run) environment() []string {
 		"DROVER_ITERATION="+strconv.Itoa(r.Iteration),
 		"DROVER_LAST_REASON="+string(e.Resume.LastReason),
 		"DROVER_SESSION="+r.Options.Conversation,
+		"DROVER_LOCK_SOCKET="+r.LockSocket,
 	)
 }
 

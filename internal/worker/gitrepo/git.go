@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"drover/internal/worker/process"
 )
@@ -29,6 +30,10 @@ var (
 const defaultUsername = "x-access-token"
 
 const maxStderrBytes = 8 << 10
+
+// stopGrace is how long git may take to stop: it has nothing to finish, and what
+// it leaves is removed.
+const stopGrace = 500 * time.Millisecond
 
 // passed are the variables of the worker's environment that git may see.
 var passed = []string{
@@ -78,6 +83,7 @@ func (r *Repo) exec(ctx context.Context, c process.Command, stdout io.Writer) er
 	stderr, said := &process.Tail{Max: maxStderrBytes}, &process.Tail{Max: maxStderrBytes}
 	c.Args = append([]string{"git", "-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "gc.auto=0"}, c.Args...)
 	c.Stdout, c.Stderr, c.Alive = io.MultiWriter(stdout, said), stderr, r.opts.Alive
+	c.Grace = func() time.Duration { return stopGrace }
 	exit, err := process.Run(ctx, c)
 	switch {
 	case ctx.Err() != nil:

@@ -50,6 +50,8 @@ type Repo struct {
 	seen  string // commit the remote branch was last seen at, empty if it is not there
 	own   string // commit of the agent's that was pushed last; start at first
 	as    string // what own is on the remote branch: another commit once it was rebased
+
+	unsettled bool // see Settled
 }
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
@@ -188,6 +190,10 @@ func (r *Repo) Base() string { return r.base }
 
 // Pushed returns the commit the remote branch was last seen at, empty if it is not there.
 func (r *Repo) Pushed() string { return r.seen }
+
+// Settled reports whether what became of every push is known. A server may still
+// take what a push had sent that failed, or was stopped.
+func (r *Repo) Settled() bool { return !r.unsettled }
 
 // maxRefBytes is more than git writes into a ref's file.
 const maxRefBytes = 1 << 10
