@@ -36,6 +36,8 @@ type Service interface {
 	// Cancel ends an item; by says who wants it, for the record.
 	// It returns work.ErrNotFound, and work.ErrConflict when the item has ended.
 	Cancel(ctx context.Context, id, by string) (work.Item, error)
+	// RetryPR has the pull request of a completed item made again.
+	RetryPR(ctx context.Context, id string) (work.Item, error)
 	// Status returns how the servers stand.
 	Status(ctx context.Context) (control.Status, error)
 }

@@ -81,6 +81,7 @@ func (h *handler) routes() http.Handler {
 		"GET /v1/items/{id}/logs":        h.call(http.StatusOK, h.logs),
 		"GET /v1/items/{id}/logs/follow": http.HandlerFunc(h.follow),
 		"POST /v1/items/{id}/cancel":     h.call(http.StatusOK, h.cancel),
+		"POST /v1/items/{id}/pr/retry":   h.call(http.StatusOK, h.retryPR),
 		"GET /v1/status":                 h.call(http.StatusOK, h.status),
 	} {
 		mux.Handle(pattern, h.authorized(h.leads(answer)))
@@ -260,6 +261,10 @@ func (h *handler) cancel(r *http.Request) (any, error) {
 		}
 	}
 	return h.Service.Cancel(r.Context(), r.PathValue("id"), c.By)
+}
+
+func (h *handler) retryPR(r *http.Request) (any, error) {
+	return h.Service.RetryPR(r.Context(), r.PathValue("id"))
 }
 
 func (h *handler) status(r *http.Request) (any, error) { return h.Service.Status(r.Context()) }

@@ -138,7 +138,7 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		o.log.Warn("first comparison failed, trying again", "error", err)
 		nudge(o.look)
 	}
-	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop} {
+	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop, o.publishLoop} {
 		group.Go(func() error { return loop(ctx) })
 	}
 	return group.Wait()
@@ -187,7 +187,7 @@ func (o *Orchestrator) track(e *entry) {
 	case item.State == work.StateQueued:
 		delete(o.open, item.ID)
 		o.queue.Put(queue.Entry{ID: item.ID, Queue: item.Spec.Queue, Priority: *item.Spec.Priority, NotBefore: item.NotBefore})
-	case item.State.Terminal():
+	case item.State.Terminal() && !item.IsPublishing():
 		delete(o.open, item.ID)
 		o.queue.Remove(item.ID)
 	default:

@@ -75,6 +75,9 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 	if err := r.deepen(ctx); err != nil {
 		return nil, err
 	}
+	if opts.Tree == "" {
+		return r, nil
+	}
 	if err := r.supported(ctx); err != nil {
 		return nil, err
 	}
