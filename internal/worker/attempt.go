@@ -54,6 +54,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	w.journal.phase(work.PhasePublish)
 	result, err := w.deliver(hold, end, test)
 	if err != nil || result.Reason != work.ReasonCompleted {
+		if err == nil {
+			w.keepState(hold, result.Reason)
+		}
 		return result, err
 	}
 	return w.publish(hold, result)
@@ -138,6 +141,7 @@ func (w *worker) abandon(hold context.Context) {
 	if err != nil {
 		w.log.Error("last push", "error", err)
 	}
+	w.saveState(pushing)
 	saving, cancelSave := context.WithTimeout(hold, stopSave)
 	defer cancelSave()
 	if err := w.journal.save(saving); err != nil {
@@ -215,9 +219,12 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
 		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
 		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
-		Text: func(ctx context.Context) (string, error) { return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit)) },
+		Text: func(ctx context.Context) (string, error) {
+			return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
+		},
 	})
 	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
+	w.forgetState(hold)
 	made.EndedAt = time.Now().UTC()
 	return made, context.Cause(hold)
 }
