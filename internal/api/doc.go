@@ -42,6 +42,8 @@ type Service interface {
 	// Cancel ends an item; by says who wants it, for the record.
 	// It returns work.ErrNotFound, and work.ErrConflict when the item has ended.
 	Cancel(ctx context.Context, id, by string) (work.Item, error)
+	// RetryPR has the pull request of a completed item made again.
+	RetryPR(ctx context.Context, id string) (work.Item, error)
 	// Tokens returns the clients' tokens, without their hashes.
 	Tokens(ctx context.Context) ([]work.Token, error)
 	// CreateToken makes a token; its text is told this once.

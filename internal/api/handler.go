@@ -244,4 +244,8 @@ func (h *handler) cancel(r *http.Request) (any, error) {
 	return h.Service.Cancel(r.Context(), r.PathValue("id"), c.By)
 }
 
+func (h *handler) retryPR(r *http.Request) (any, error) {
+	return h.Service.RetryPR(r.Context(), r.PathValue("id"))
+}
+
 func (h *handler) status(r *http.Request) (any, error) { return h.Service.Status(r.Context()) }

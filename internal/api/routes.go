@@ -31,6 +31,7 @@ func (h *handler) itemRoutes() []route {
 		{http.MethodGet, "/v1/items/{id}/logs", work.RoleRead, h.call(http.StatusOK, h.logs)},
 		{http.MethodGet, "/v1/items/{id}/logs/follow", work.RoleRead, http.HandlerFunc(h.follow)},
 		{http.MethodPost, "/v1/items/{id}/cancel", work.RoleOperate, h.call(http.StatusOK, h.cancel)},
+		{http.MethodPost, "/v1/items/{id}/pr/retry", work.RoleOperate, h.call(http.StatusOK, h.retryPR)},
 	}
 }
 

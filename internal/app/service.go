@@ -97,6 +97,14 @@ func (s service) Follow(ctx context.Context, id string, stdout, stderr io.Writer
 	return o.Follow(ctx, id, stdout, stderr)
 }
 
+func (s service) RetryPR(ctx context.Context, id string) (work.Item, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return work.Item{}, err
+	}
+	return o.RetryPR(ctx, id)
+}
+
 func (s service) Cancel(ctx context.Context, id, by string) (work.Item, error) {
 	o, err := s.orchestrator()
 	if err != nil {

@@ -76,7 +76,7 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 	root.SetHelpTemplate(helpTemplate)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.AddCommand(
-		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh),
+		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh), newPR(sh),
 		newQueue(sh), newBreaker(sh), newLocks(sh), newToken(sh),
 		newExplain(sh), newReport(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),

@@ -235,6 +235,15 @@ func (s *shelf) Follow(_ context.Context, id string, stdout, stderr io.Writer) e
 	return nil
 }
 
+func (s *shelf) RetryPR(ctx context.Context, id string) (work.Item, error) {
+	item, _, err := s.Item(ctx, id)
+	if err == nil && item.State != work.StateCompleted {
+		err = fmt.Errorf("it is %s: %w", item.State, work.ErrConflict)
+	}
+	item.PR.Status = work.PRPending
+	return item, err
+}
+
 func (s *shelf) Cancel(_ context.Context, id, by string) (work.Item, error) {
 	for _, item := range s.all() {
 		if id == "latest" || item.ID == id {

@@ -122,6 +122,8 @@ type Resume struct {
 	// Conversation is the agent's, where the last attempt was cut off in it.
 	Conversation *Conversation `json:"conversation,omitempty"`
 	Finished     *Result       `json:"finished,omitempty"`
+	// PublishOnly says that the attempt is to make the pull request of Finished, and nothing else.
+	PublishOnly bool `json:"publish_only,omitempty"`
 }
 
 // Envelope is the dispatch payload: all that a worker needs to know, and no secret.

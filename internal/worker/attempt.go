@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 		}
 		return w.result(prepareEnding(err, limit)), nil
 	}
+	if w.envelope.Resume.PublishOnly {
+		return w.publishOnly(hold)
+	}
 	if done, ok := w.finished(); ok {
 		return w.publish(hold, done)
 	}
@@ -59,6 +63,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 		w.unlock(hold) // before the result: once that is known, the session is ended
 	}
 	if err != nil || result.Reason != work.ReasonCompleted {
+		if err == nil {
+			w.keepState(hold, result.Reason)
+		}
 		return result, err
 	}
 	return w.publish(hold, result)
@@ -85,9 +92,26 @@ func (w *worker) finished() (work.Result, bool) {
 		w.log.Warn("the branch has moved since the work was finished: working on", "finished", done.RemoteCommit, "branch", w.repo.Pushed())
 		return work.Result{}, false
 	}
-	result := *done
-	result.Attempt, result.Allocation, result.StartedAt = w.envelope.Attempt, w.Allocation, w.began
-	return result, true
+	return w.again(*done), true
+}
+
+// again makes the result of an earlier attempt one of this attempt's.
+func (w *worker) again(done work.Result) work.Result {
+	done.Attempt, done.Allocation, done.StartedAt = w.envelope.Attempt, w.Allocation, w.began
+	return done
+}
+
+// publishOnly makes the pull request of work that was completed before, and
+// nothing else. People may have gone on with its branch meanwhile.
+func (w *worker) publishOnly(hold context.Context) (work.Result, error) {
+	done := w.envelope.Resume.Finished
+	switch {
+	case done == nil:
+		return w.result(ending{reason: work.ReasonStartFailed, detail: "there is no completed work to make a pull request of"}), nil
+	case w.repo.Pushed() == "" && done.Changes.Commits > 0:
+		return w.result(ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
+	}
+	return w.publish(hold, w.again(*done))
 }
 
 // grace is how long a stopped agent may take: little once the hold is lost.
@@ -128,6 +152,7 @@ func (w *worker) abandon(hold context.Context) {
 	if err != nil {
 		w.log.Error("last push", "error", err)
 	}
+	w.saveState(pushing)
 	saving, cancelSave := context.WithTimeout(hold, stopSave)
 	defer cancelSave()
 	if err := w.journal.save(saving); err != nil {
@@ -208,10 +233,13 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
 		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
 		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
-		Text: func(ctx context.Context) (string, error) { return w.repo.RequestPull(ctx, result.RemoteCommit) },
+		Text: func(ctx context.Context) (string, error) {
+			return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
+		},
 	})
 	ended(failure(made.PR.Error))
 	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
+	w.forgetState(hold)
 	made.EndedAt = time.Now().UTC()
 	return made, context.Cause(hold)
 }

@@ -57,6 +57,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 	if d.adapter == nil {
 		return ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("this worker knows no agent %q", d.spec.Agent)}
 	}
+	d.restoreState(ctx)
 	return d.loop(ctx)
 }
 
@@ -176,9 +177,17 @@ func (d *development) runOf(ctx context.Context, prompt string, iteration int) a
 	if d.conversation != nil {
 		options.Conversation = d.conversation.ID
 	}
+	run := d.agentRun(d.adapter)
+	run.Prompt, run.Options, run.Iteration, run.Grace = prompt, options, iteration-1, d.grace
+	run.Environ, run.LockSocket = d.environ(ctx), d.socket
+	return run
+}
+
+// agentRun is how everything runs that runs as the agent does.
+func (w *worker) agentRun(adapter agent.Adapter) agent.Run {
 	return agent.Run{
-		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1, LockSocket: d.socket,
-		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.environ(ctx), Starter: d.Agent, Alive: d.heart.touch, Grace: d.grace,
+		Envelope: w.envelope, Adapter: adapter, Tree: w.tree(), Home: w.home(), TaskFile: filepath.Join(w.Dir, "task.txt"),
+		Environ: w.Environ, Starter: w.Agent, Alive: w.heart.touch,
 	}
 }
 

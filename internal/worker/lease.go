@@ -45,6 +45,16 @@ func (h *heart) lease(ctx context.Context) (leased context.Context, end func(), 
 	}
 }
 
+// leased writes to the remote under a lease. It returns what lease and write return.
+func (w *worker) leased(ctx context.Context, write func(context.Context) error) error {
+	leased, end, err := w.heart.lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return write(leased)
+}
+
 // confirm asks Consul for the hold; an answer counts for a lease that begins at started.
 func (h *heart) confirm(ctx context.Context, started time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, started.Add(work.PushTrust))

@@ -20,9 +20,10 @@ const (
 
 // lockDeclared takes the paths that the item declares, before any work. When that
 // is not to be, it returns how the attempt ends, or an error with the hold lost.
+// Who only publishes changes no file, and needs none.
 func (w *worker) lockDeclared(ctx context.Context) (end *ending, err error) {
 	paths := w.envelope.Spec.PathSet()
-	if paths.Empty() {
+	if paths.Empty() || w.envelope.Resume.PublishOnly {
 		return nil, nil
 	}
 	w.journal.phase(work.PhaseLocking)

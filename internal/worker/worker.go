@@ -273,9 +273,13 @@ func (w *worker) release(fenced bool) {
 func (w *worker) open(ctx context.Context) (err error) {
 	ctx, ended := w.span(ctx, "clone")
 	defer func() { ended(err) }()
+	tree := w.tree()
+	if w.envelope.Resume.PublishOnly {
+		tree = ""
+	}
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
-		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, Depth: w.envelope.Spec.CloneDepth,
-		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
+		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, StateRef: stateRef(w.envelope.Item), Depth: w.envelope.Spec.CloneDepth,
+		Dir: filepath.Join(w.Dir, "git"), Tree: tree,
 		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
 		Agent: w.Agent, Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
 	})

@@ -217,6 +217,31 @@ func TestFinishedWorkIsOnlyPublished(t *testing.T) {
 	b.wantLog("one")
 }
 
+// TestPublishingRunsNoAgent: not even where people have gone on with the branch.
+func TestPublishingRunsNoAgent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one`)
+	done := b.result()
+	done.PR = work.PullRequest{Status: work.PRFailed}
+	b.nextAttempt(`commit two`)
+	b.result()
+	b.nextAttempt(`commit never`)
+	b.envelope.Resume = work.Resume{Finished: &done, PublishOnly: true}
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || r.PR.Status != work.PRCreated || r.Attempt != b.envelope.Attempt || r.Commit != done.Commit {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one", "two")
+	if _, err := os.Stat(filepath.Join(b.dir, "work", "tree")); err == nil {
+		t.Error("a tree was made for nobody")
+	}
+	b.nextAttempt(`commit never`)
+	b.envelope.Branch = "drover/elsewhere"
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
+		t.Errorf("without its branch: %s: %s", r.Reason, r.Detail)
+	}
+}
+
 func TestFinishedWorkIsDoneAnewWhereTheBranchIsElsewhere(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit one`)

@@ -160,6 +160,12 @@ func (s *Server) Log(repo, branch string) []string {
 	return lines(subjects)
 }
 
+// Refs returns the names of all refs, in order.
+func (s *Server) Refs(repo string) []string {
+	out, _ := s.git(repo, nil, "for-each-ref", "--format=%(refname)") // without a repository there are none
+	return strings.Fields(out)
+}
+
 // Branches returns the names of a repository's branches in alphabetical order.
 func (s *Server) Branches(repo string) []string {
 	names, _ := s.git(repo, nil, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads") // as Head

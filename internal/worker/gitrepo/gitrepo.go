@@ -31,6 +31,7 @@ type Options struct {
 	Base     string          // branch to start from; the remote's HEAD if empty
 	Branch   string          // that the work is pushed to
 	Depth    int             // commits of history to fetch; all if 0
+	StateRef string          // where the agent's state is kept
 	Dir      string          // of the worker's own files; made if it is not there
 	Tree     string          // the agent's clone; must not exist
 	Username string          // for HTTP; what forges take beside a token if empty
@@ -48,6 +49,7 @@ type Repo struct {
 	from  string // commit the base was at
 	start string // commit the agent's tree was at first
 	seen  string // commit the remote branch was last seen at, empty if it is not there
+	state string // commit the state ref was last seen at, empty if it is not there
 	own   string // commit of the agent's that was pushed last; start at first
 	as    string // what own is on the remote branch: another commit once it was rebased
 
@@ -77,6 +79,9 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 	if err := r.deepen(ctx); err != nil {
 		return nil, err
 	}
+	if opts.Tree == "" {
+		return r, nil
+	}
 	if err := r.supported(ctx); err != nil {
 		return nil, err
 	}
@@ -89,7 +94,11 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 
 // look reads which branch is the base and where the remote branch is.
 func (r *Repo) look(ctx context.Context) error {
-	out, err := r.remote(ctx, "ls-remote", "--symref", r.opts.URL, "HEAD", "refs/heads/"+r.opts.Branch)
+	refs := []string{"ls-remote", "--symref", r.opts.URL, "HEAD", "refs/heads/" + r.opts.Branch}
+	if r.opts.StateRef != "" {
+		refs = append(refs, r.opts.StateRef)
+	}
+	out, err := r.remote(ctx, refs...)
 	if err != nil {
 		return err
 	}
@@ -101,6 +110,8 @@ func (r *Repo) look(ctx context.Context) error {
 			r.base = branch
 		case name == "refs/heads/"+r.opts.Branch:
 			r.seen = value
+		case name == r.opts.StateRef:
+			r.state = value
 		}
 	}
 	if r.base == "" {
