@@ -67,6 +67,7 @@ type Result struct {
 	PeakMemoryMB int         `json:"peak_memory_mb,omitempty"`
 	OOMKills     int         `json:"oom_kills,omitempty"` // processes below the agent that the kernel killed while it went on
 	RetryAt      time.Time   `json:"retry_at,omitzero"`   // rate_limited: when the limit resets
+	NoRetry      bool        `json:"no_retry,omitempty"`  // another attempt would end the same
 
 	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
 }

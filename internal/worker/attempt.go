@@ -21,6 +21,7 @@ type ending struct {
 	detail  string
 	exit    process.Exit
 	retryAt time.Time
+	noRetry bool // another attempt would end the same
 }
 
 // attempt does the work and returns its result. ctx ends when the worker is to
@@ -78,7 +79,9 @@ func prepareEnding(err error, limit time.Duration) ending {
 	case errors.Is(err, gitrepo.ErrAuth):
 		return ending{reason: work.ReasonGitAuthFailed, detail: err.Error()}
 	}
-	return ending{reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error()}
+	return ending{
+		reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error(), noRetry: errors.Is(err, gitrepo.ErrUnsupported),
+	}
 }
 
 // finished returns the result of an earlier attempt that only lacks its pull
@@ -233,6 +236,7 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
 		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
 		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
+		Patience: min(pullrequest.DefaultPatience, w.heart.ttl/3), // a call that waits gives no sign of life
 		Text: func(ctx context.Context) (string, error) {
 			return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
 		},
@@ -250,7 +254,7 @@ func (w *worker) result(end ending) work.Result {
 	usage, _ := w.memory.Usage()
 	r := work.Result{
 		Attempt: w.envelope.Attempt, Allocation: w.Allocation, Reason: end.reason, Detail: w.Redactor.String(end.detail),
-		ExitCode: end.exit.Code, Signal: int(end.exit.Signal), RetryAt: end.retryAt, StartedAt: w.began, EndedAt: time.Now().UTC(),
+		ExitCode: end.exit.Code, Signal: int(end.exit.Signal), RetryAt: end.retryAt, NoRetry: end.noRetry, StartedAt: w.began, EndedAt: time.Now().UTC(),
 		Branch: w.envelope.Branch, Iteration: p.Iteration, Tokens: p.Tokens, CostUSD: p.CostUSD, Conversation: p.Conversation, PeakMemoryMB: usage.PeakMB,
 		Test: work.TestOutcome{Status: work.TestSkipped}, PR: work.PullRequest{Status: work.PRNone},
 	}

@@ -278,7 +278,7 @@ func (w *worker) open(ctx context.Context) (err error) {
 		tree = ""
 	}
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
-		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, StateRef: stateRef(w.envelope.Item), Depth: w.envelope.Spec.CloneDepth,
+		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, StateRef: stateRef(w.envelope.Item), Depth: w.envelope.Spec.CloneDepth, Partial: w.envelope.Spec.ClonePartial,
 		Dir: filepath.Join(w.Dir, "git"), Tree: tree,
 		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
 		Agent: w.Agent, Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,

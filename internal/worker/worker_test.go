@@ -362,6 +362,29 @@ func TestFloodOfOutputIsBounded(t *testing.T) {
 	}
 }
 
+// TestRepositoryThatNeedsMoreThanGitIsNotTriedAgain: another attempt would find the same submodules.
+func TestRepositoryThatNeedsMoreThanGitIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit never`)
+	if err := b.git.CreateRepo("media", map[string]string{".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}); err != nil {
+		t.Fatal(err)
+	}
+	b.envelope.Spec.Repository = b.git.URL("media")
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, ".gitattributes keeps *.bin in Git LFS") {
+		t.Errorf("%s, not to be retried %v: %s", r.Reason, r.NoRetry, r.Detail)
+	}
+}
+
+func TestPartialCloneIsWorkedIn(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `[ "$(cat README.md)" = hello ]; commit one; git log --oneline | wc -l`)
+	b.envelope.Spec.ClonePartial = true
+	if r := b.result(); r.Reason != work.ReasonCompleted || r.Changes.Commits != 1 {
+		t.Errorf("result %+v\n%s", r, b.out)
+	}
+	b.wantLog("one")
+}
+
 func TestTimeoutStopsTheAgentAndKeepsItsCommits(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)

@@ -141,8 +141,10 @@ func (s *Server) CreateRepo(name string, files map[string]string) error {
 	if _, err := s.git("", nil, "init", "--quiet", "--bare", "--initial-branch="+Branch, name+".git"); err != nil {
 		return err
 	}
-	if _, err := s.git(name, nil, "config", "http.receivepack", "true"); err != nil {
-		return err
+	for _, setting := range []string{"http.receivepack", "uploadpack.allowFilter"} {
+		if _, err := s.git(name, nil, "config", setting, "true"); err != nil {
+			return err
+		}
 	}
 	_, err := s.git(name, initialCommit(files), "fast-import", "--quiet")
 	return err

@@ -27,14 +27,14 @@ func (r *Repo) rebase(ctx context.Context, tip, onto string) (string, error) {
 		return "", err
 	}
 	in := []string{"-C", dir, "-c", "user.name=drover", "-c", "user.email=drover@localhost"}
-	_, err := r.run(ctx, r.environ(), append(in, "rebase", "--quiet", "--rebase-merges", "--onto", onto, r.own)...)
+	_, err := r.run(ctx, r.local(), append(in, "rebase", "--quiet", "--rebase-merges", "--onto", onto, r.own)...)
 	if ctx.Err() != nil {
 		return "", err
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: these can't be rebased onto %.12s: %v", ErrMoved, onto, err)
 	}
-	if _, err := r.run(ctx, r.environ(), "-C", dir, "update-ref", ours, "HEAD"); err != nil {
+	if _, err := r.run(ctx, r.local(), "-C", dir, "update-ref", ours, "HEAD"); err != nil {
 		return "", err
 	}
 	return r.commit(ctx, ours)

@@ -77,7 +77,7 @@ func (r *Repo) RemoveState(ctx context.Context) error {
 func (r *Repo) feed(ctx context.Context, input string, args ...string) (string, error) {
 	var stdout strings.Builder
 	err := r.exec(ctx, process.Command{
-		Args: append([]string{"--git-dir=" + r.gitDir()}, args...), Dir: r.opts.Dir, Env: r.environ(), Stdin: input,
+		Args: append([]string{"--git-dir=" + r.gitDir()}, args...), Dir: r.opts.Dir, Env: r.local(), Stdin: input,
 	}, &stdout)
 	return strings.TrimSpace(stdout.String()), err
 }

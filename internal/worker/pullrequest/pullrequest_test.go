@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -251,6 +252,31 @@ func TestTroubleOfTheForge(t *testing.T) {
 func limitHeader(d time.Duration) http.Header {
 	return http.Header{
 		"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Limit": {"60"}, "X-Ratelimit-Reset": {fmt.Sprint(time.Now().Add(d).Unix())},
+	}
+}
+
+// TestSilentForgeFailsInTime: neither a forge that takes the call and never answers, nor one that stops within its answer,
+// holds finished work up.
+func TestSilentForgeFailsInTime(t *testing.T) {
+	for name, begin := range map[string]func(http.ResponseWriter){
+		"silent":         func(http.ResponseWriter) {},
+		"stops in there": func(w http.ResponseWriter) { _, _ = io.WriteString(w, "[{"); w.(http.Flusher).Flush() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				begin(w)
+				<-r.Context().Done()
+			}))
+			t.Cleanup(server.Close)
+			pr := publish(t, &forge{}, func(r *pullrequest.Request) {
+				r.Spec.PR.APIURL, r.HTTPClient, r.Patience = server.URL, server.Client(), 50*time.Millisecond
+			})
+			if pr.Status != work.PRFailed || !strings.Contains(pr.Error, "the forge gave no answer within 50ms") || calls.Load() != 5 {
+				t.Errorf("%+v after %d calls", pr, calls.Load())
+			}
+		})
 	}
 }
 
