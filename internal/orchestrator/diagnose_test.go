@@ -295,7 +295,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 			if task == string(work.ReasonRateLimited) {
 				spec.Queue = "codex" // it slows its queue down
 			}
-			spec.Task, spec.Retry = task, &work.RetryOverride{MaxRetries: &none, MaxRequeues: &none, MaxStartFailures: &none, Actions: map[work.Reason]work.Action{work.ReasonRateLimited: work.ActFail}}
+			spec.Task, spec.Retry = task, &work.RetryOverride{MaxRetries: &none, MaxRequeues: &none, MaxStartFailures: &none, Actions: map[work.Reason]work.Action{work.ReasonRateLimited: work.ActFail, work.ReasonLocked: work.ActFail}}
 		})[0]
 	}
 	for task, texts := range map[string][]string{
