@@ -105,7 +105,8 @@ type model struct {
 	done   chan struct{}
 	ids    []string // acknowledged
 
-	inFlight int // at a time; a few if zero
+	inFlight int                        // at a time; a few if zero
+	config   func(*orchestrator.Config) // changes it; may be nil
 }
 
 // What submissions of the model are about.
@@ -125,11 +126,15 @@ func (m *model) lead() {
 	m.done = make(chan struct{})
 	d := defaults()
 	d.Resources.MemoryMaxMB = 300
-	m.o = orchestrator.New(orchestrator.Config{
+	cfg := orchestrator.Config{
 		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(), Breaker: work.DefaultBreakerPolicy(),
 		Retention:      orchestrator.Retention{Keep: 2},
 		ReconcileEvery: 30 * time.Second,
-	}, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
+	}
+	if m.config != nil {
+		m.config(&cfg)
+	}
+	m.o = orchestrator.New(cfg, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
 	go func(o *orchestrator.Orchestrator, done chan struct{}) {
 		defer close(done)
 		_ = o.Run(ctx) // ends with the term

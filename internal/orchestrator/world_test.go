@@ -31,6 +31,7 @@ type world struct {
 	lossy      bool // events get lost
 
 	items    map[string][]byte
+	open     map[string]work.Item  // with an open attempt
 	removed  map[string]work.State // as they were stored last
 	queues   map[string]work.QueueRecord
 	breakers map[string]work.Breaker
@@ -53,7 +54,7 @@ type world struct {
 
 func newWorld() *world {
 	return &world{
-		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, removed: map[string]work.State{}, queues: map[string]work.QueueRecord{}, breakers: map[string]work.Breaker{}, results: map[work.AttemptID]work.Result{},
+		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, open: map[string]work.Item{}, removed: map[string]work.State{}, queues: map[string]work.QueueRecord{}, breakers: map[string]work.Breaker{}, results: map[work.AttemptID]work.Result{},
 		progress: map[work.AttemptID]work.Progress{}, claims: map[work.AttemptID]work.Claim{}, claimAt: map[work.AttemptID]uint64{},
 		critical: map[work.AttemptID]bool{}, locks: map[work.AttemptID]work.Lock{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
 		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{}, reported: map[work.AttemptID]work.Reason{},
@@ -317,6 +318,10 @@ func (w *world) put(item work.Item) {
 	if open > 1 || item.State.Terminal() && open > 0 {
 		w.fault("item %s is %s with %d open attempts", item.ID, item.State, open)
 	}
+	delete(w.open, item.ID)
+	if open > 0 {
+		w.open[item.ID] = item
+	}
 	data, err := json.Marshal(item)
 	if err != nil {
 		panic(err)
@@ -341,10 +346,9 @@ func (w *world) checkStart(item work.Item) {
 			w.fault("item %s was dispatched, and %s, on which it depends, has not completed", item.ID, id)
 		}
 	}
-	for _, id := range sortedKeys(w.items) {
-		other := w.item(id)
-		current := other.Current()
-		if id != item.ID && current != nil && !current.State.Terminal() && work.RepositoryKey(other.Spec.Repository) == repository && other.Spec.PathSet().Overlaps(item.Spec.PathSet()) {
+	for _, id := range sortedKeys(w.open) {
+		other := w.open[id]
+		if id != item.ID && work.RepositoryKey(other.Spec.Repository) == repository && other.Spec.PathSet().Overlaps(item.Spec.PathSet()) {
 			w.fault("item %s with %s was dispatched beside %s with %s", item.ID, item.Spec.PathSet(), id, other.Spec.PathSet())
 		}
 	}
