@@ -78,7 +78,7 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 	root.AddCommand(
 		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh), newPR(sh),
 		newQueue(sh), newBreaker(sh), newLocks(sh), newToken(sh),
-		newExplain(sh), newReport(sh), newDebug(sh), newLogLevel(sh),
+		newExplain(sh), newReport(sh), newDoctor(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)
 	return root

@@ -315,7 +315,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 		id := give(string(reason))
 		item := c.await(id, func(item work.Item) error {
 			if !item.State.Terminal() {
-				return fmt.Errorf("%s", item.State)
+				return fmt.Errorf("item of %s is %s: %s", reason, item.State, item.Why)
 			}
 			return nil
 		})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"drover/internal/work"
 	"drover/internal/worker/agent"
@@ -35,7 +36,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 	defer stop(nil)
 	w.journal.phase(work.PhaseAgent)
 
-	watching, stopWatching := context.WithCancel(hold)
+	watching, stopWatching := context.WithCancel(trace.ContextWithSpan(hold, trace.SpanFromContext(ctx)))
 	defer stopWatching()
 	ended := make(chan struct{})
 	var pushes sync.WaitGroup
