@@ -327,11 +327,11 @@ func (c *Client) BreakLock(ctx context.Context, lock work.Lock) error {
 	return classify("destroy session of attempt "+string(lock.Attempt), true, err)
 }
 
-// repositoryLocks reads what is locked in a repository. It may be read from a
-// server that lags behind: then the guard's index lags, too.
+// repositoryLocks reads what is locked in a repository. What is granted does not
+// rest on its being the latest, for the guard's index comes with it; a refusal does.
 func (c *Client) repositoryLocks(ctx context.Context, repository string) (repositoryLocks, error) {
 	folder := c.Keys.RepositoryLocks(repository)
-	pairs, meta, err := c.repeat.KV().List(folder, (&api.QueryOptions{}).WithContext(ctx))
+	pairs, meta, err := c.repeat.KV().List(folder, consistent(ctx))
 	if err != nil {
 		return repositoryLocks{}, classify("read locks of "+repository, false, err)
 	}
