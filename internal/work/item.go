@@ -157,6 +157,7 @@ func (i *Item) Envelope(kvPrefix string) Envelope {
 		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, CostUSD: i.CostUSD, Finished: i.Finished},
 	}
 	e.Spec.Resources.MemoryMB = i.MemoryMB
+	e.Resume.Spent = i.spent()
 	if i.IsPublishing() {
 		e.Resume.Finished, e.Resume.PublishOnly = i.completedResult(), true
 		return e
@@ -169,6 +170,16 @@ func (i *Item) Envelope(kvPrefix string) Envelope {
 		}
 	}
 	return e
+}
+
+// spent is the wall clock of the attempts that have worked on the item and ended.
+func (i *Item) spent() (d Duration) {
+	for _, a := range i.Attempts {
+		if !a.Publish && !a.StartedAt.IsZero() && a.EndedAt.After(a.StartedAt) {
+			d += Duration(a.EndedAt.Sub(a.StartedAt))
+		}
+	}
+	return d
 }
 
 // clone returns a copy whose attempts and history can be changed.

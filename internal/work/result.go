@@ -114,12 +114,13 @@ type Progress struct {
 
 // Resume tells an attempt what the ones before it did.
 type Resume struct {
-	Iteration  int     `json:"iteration,omitempty"`
-	Tokens     Tokens  `json:"tokens,omitzero"`
-	CostUSD    float64 `json:"cost_usd,omitempty"`
-	LastReason Reason  `json:"last_reason,omitempty"`
-	LastDetail string  `json:"last_detail,omitempty"`
-	LastLog    string  `json:"last_log,omitempty"` // the end of the last attempt's output, where it is kept
+	Iteration  int      `json:"iteration,omitempty"`
+	Tokens     Tokens   `json:"tokens,omitzero"`
+	CostUSD    float64  `json:"cost_usd,omitempty"`
+	Spent      Duration `json:"spent,omitempty"` // wall clock of all attempts before
+	LastReason Reason   `json:"last_reason,omitempty"`
+	LastDetail string   `json:"last_detail,omitempty"`
+	LastLog    string   `json:"last_log,omitempty"` // the end of the last attempt's output, where it is kept
 	// Conversation is the agent's, where the last attempt was cut off in it.
 	Conversation *Conversation `json:"conversation,omitempty"`
 	Finished     *Result       `json:"finished,omitempty"`

@@ -113,10 +113,11 @@ type Loop struct {
 }
 
 // Budget bounds what an item uses over all its attempts. Zero is no bound.
-// Wall clock and iterations are bounded by Limits.
+// Iterations are bounded by Limits.
 type Budget struct {
-	Tokens  int64   `json:"tokens,omitempty"`   // read and written
-	CostUSD float64 `json:"cost_usd,omitempty"` // as far as the agent states it
+	Tokens  int64    `json:"tokens,omitempty"`   // read and written
+	CostUSD float64  `json:"cost_usd,omitempty"` // as far as the agent states it
+	Time    Duration `json:"time,omitempty"`     // wall clock; Limits.Timeout bounds each attempt
 }
 
 // Test says how the agent's work is tested. No command means no test.
@@ -275,7 +276,7 @@ func (s Spec) validateNumbers(bad func(string, ...any)) {
 	if s.CloneDepth > 0 && s.ClonePartial {
 		bad("clone: give clone_depth or clone_partial, not both")
 	}
-	if s.Budget.Tokens < 0 || s.Budget.CostUSD < 0 {
+	if s.Budget.Tokens < 0 || s.Budget.CostUSD < 0 || s.Budget.Time < 0 {
 		bad("budget: must not be negative")
 	}
 	r := s.Resources
@@ -381,6 +382,7 @@ func (s Spec) WithDefaults(d Defaults) Spec {
 	s.Loop.DonePhrase = or(s.Loop.DonePhrase, d.Loop.DonePhrase, DefaultDonePhrase)
 	s.Budget.Tokens = or(s.Budget.Tokens, d.Budget.Tokens)
 	s.Budget.CostUSD = or(s.Budget.CostUSD, d.Budget.CostUSD)
+	s.Budget.Time = or(s.Budget.Time, d.Budget.Time)
 	s.Resources = s.Resources.withDefaults(d.Resources)
 	s.Limits = s.Limits.withDefaults(d.Limits)
 	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)

@@ -28,8 +28,13 @@ type ending struct {
 // stop, hold when the attempt is not the worker's any more; in both cases there
 // is an error and no result.
 func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
-	limit := w.envelope.Spec.Limits.Timeout.Std()
-	limited, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
+	limit, over := w.envelope.Spec.Limits.Timeout.Std(), errTimeout
+	if budget := w.envelope.Spec.Budget.Time; budget > 0 && !w.envelope.Resume.PublishOnly {
+		if left := (budget - w.envelope.Resume.Spent).Std(); left < limit {
+			limit, over = left, errTimeSpent
+		}
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, limit, over)
 	defer cancel()
 	switch end, err := w.lockDeclared(limited); {
 	case err != nil:
@@ -74,6 +79,8 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 
 func prepareEnding(err error, limit time.Duration) ending {
 	switch {
+	case errors.Is(err, errTimeSpent):
+		return ending{reason: work.ReasonBudgetExceeded, detail: err.Error()}
 	case errors.Is(err, errTimeout):
 		return ending{reason: work.ReasonTimeout, detail: fmt.Sprintf("not prepared within %s: %v", limit, err)}
 	case errors.Is(err, gitrepo.ErrAuth):

@@ -275,6 +275,44 @@ func TestItemsOwnPromptIsUsed(t *testing.T) {
 	}
 }
 
+// TestAgentThatLoopsByItselfIsStuckWhenNothingChanges: iterations that it names itself are watched from outside.
+func TestAgentThatLoopsByItselfIsStuckWhenNothingChanges(t *testing.T) {
+	t.Parallel()
+	loop := `for n in 1 2 3 4 5 6 7 8; do echo "{\"type\":\"iteration\",\"n\":$n}"; echo '{"type":"tool","name":"Read"}'; `
+	for name, c := range map[string]struct {
+		script string
+		reason work.Reason
+	}{
+		"nothing changes":    {loop + `sleep 0.1; done; sleep 60`, work.ReasonStuck},
+		"files change":       {loop + `echo $n >x; sleep 0.2; done; commit one`, work.ReasonCompleted},
+		"other tools called": {loop + `echo "{\"type\":\"tool\",\"name\":\"Bash$n\"}"; sleep 0.2; done; commit one`, work.ReasonCompleted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, c.script)
+			if r := b.result(); r.Reason != c.reason || r.Reason == work.ReasonStuck && !strings.Contains(r.Detail, "3 iterations in a row") {
+				t.Errorf("%s: %s", r.Reason, r.Detail)
+			}
+		})
+	}
+}
+
+func TestBudgetOfTimeIsForAllAttempts(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)
+	b.envelope.Spec.Budget.Time = work.Duration(time.Hour)
+	b.envelope.Resume.Spent = work.Duration(time.Hour - 3*time.Second)
+	if r := b.result(); r.Reason != work.ReasonBudgetExceeded || !strings.Contains(r.Detail, "budget of 1h") {
+		t.Errorf("%s: %s", r.Reason, r.Detail)
+	}
+	b.wantLog("one")
+	b.nextAttempt(`commit never`)
+	b.envelope.Resume.Spent = work.Duration(time.Hour)
+	if r := b.result(); r.Reason != work.ReasonBudgetExceeded || !strings.Contains(r.Detail, "budget of time is used up") {
+		t.Errorf("without any left: %s: %s", r.Reason, r.Detail)
+	}
+}
+
 func TestConversationIsResumed(t *testing.T) {
 	t.Parallel()
 	b := newAgentBench(t, work.AgentCodex, `commit one; say codex.jsonl`)

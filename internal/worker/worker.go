@@ -50,7 +50,11 @@ const (
 // ErrStopped says that the worker was told to end, by SIGTERM.
 var ErrStopped = errors.New("stopped by a signal")
 
-var errTimeout = errors.New("the attempt's time is up")
+// Why an attempt's time is up.
+var (
+	errTimeout   = errors.New("the attempt's time is up")
+	errTimeSpent = fmt.Errorf("the item's budget of time is used up: %w", errTimeout)
+)
 
 // Options of a worker.
 type Options struct {

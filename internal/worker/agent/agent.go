@@ -94,20 +94,27 @@ func (r Run) command(args []string) process.Command {
 	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Grace: r.Grace, Starter: r.Starter}
 }
 
+// untracked lists what is new in the tree, with size and time of change: neither
+// git status nor git diff tells when its content changes.
+const untracked = `git --no-optional-locks ls-files -z --others --exclude-standard | xargs -0 -r stat --format '%n %s %.9Y'`
+
 // Fingerprint changes with the content of the working tree: what git status and
-// git diff say. The tree's configuration is the agent's, and git runs what it
-// names: so it runs as the agent does, with nothing of the worker's.
+// git diff say, and the files that are new. The tree's configuration is the
+// agent's, and git runs what it names: so it runs as the agent does, with nothing
+// of the worker's.
 func (r Run) Fingerprint(ctx context.Context) (string, error) {
 	sum := sha256.New()
-	for _, args := range [][]string{{"status", "--porcelain"}, {"diff", "HEAD"}} {
-		command := r.command(append([]string{"git", "--no-optional-locks", "--no-pager"}, args...))
+	for _, args := range [][]string{
+		{"git", "--no-optional-locks", "--no-pager", "status", "--porcelain"}, {"git", "--no-optional-locks", "--no-pager", "diff", "HEAD"}, {"sh", "-c", untracked},
+	} {
+		command := r.command(args)
 		command.Stdout = sum
 		exit, err := process.Run(ctx, command)
 		if err != nil {
 			return "", err
 		}
 		if exit.Code != 0 {
-			return "", fmt.Errorf("git %s in the agent's tree: %s", args[0], exit)
+			return "", fmt.Errorf("%s in the agent's tree: %s", strings.Join(args, " "), exit)
 		}
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
