@@ -74,7 +74,7 @@ func (s *scriptServer) start() (string, error) {
 	ready := make(chan string, 1)
 	s.cancel, s.ended = cancel, make(chan error, 1)
 	go func() {
-		logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: io.Discard, Level: "off"})
+		logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: io.Discard, Level: "off", Subsystems: config.LogSubsystems()})
 		if err != nil {
 			s.ended <- err
 			return

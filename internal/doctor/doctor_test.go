@@ -185,11 +185,24 @@ func TestEachFinding(t *testing.T) {
 		"cgroup unknown": {func(p *patient) {
 			p.options.Config.Worker.Driver, p.options.Config.Worker.Image, p.options.SkipProbe = config.DriverDocker, "i:1", true
 		}, "cgroups", doctor.Skipped, "do not say"},
-		"no room":             {func(p *patient) { p.options.Config.ItemDefaults.MemoryMB, p.options.SkipProbe = 64000, true }, "room", doctor.Failure, "64000 MB"},
-		"no worker":           {func(p *patient) { p.options.Config.Worker.Binary = "/nonexistent/worker" }, "worker", doctor.Failure, "does not run"},
-		"another program":     {func(p *patient) { p.write(p.options.Config.Worker.Binary, "echo hello") }, "worker", doctor.Failure, "no drover worker"},
-		"another version":     {func(p *patient) { p.options.Version = "9.9.9" }, "worker", doctor.Warning, "9.9.9"},
-		"a worker that fails": {func(p *patient) { p.write(p.options.Config.Worker.Binary, "exit 7") }, "worker", doctor.Failure, "code 7"},
+		"cgroup v2": {func(p *patient) {
+			p.options.Config.Worker.Driver, p.options.Config.Worker.Image, p.options.SkipProbe = config.DriverDocker, "i:1", true
+			p.nomad.node(func(n map[string]any) { n["Attributes"].(map[string]any)["os.cgroups.version"] = "2" })
+		}, "cgroups", doctor.OK, "v2 on every node"},
+		"driver on one node of two": {(*patient).secondNode, "driver raw_exec", doctor.Warning, "1 of 2 nodes"},
+		"no clock":                  {func(p *patient) { p.consul.timeless = true }, "clock of Consul", doctor.Skipped, "does not say"},
+		"no probe":                  {func(p *patient) { p.options.SkipProbe = true }, "worker", doctor.Skipped, "no worker was run"},
+		"probe without permission":  {func(p *patient) { p.nomad.refuse("PUT", "/dispatch") }, "worker", doctor.Skipped, "for want of a permission"},
+		"git is ill": {func(p *patient) {
+			p.options.Repositories = []string{p.forge.URL + "/a"}
+			p.forge.answer("/a/info/refs", 502, "")
+		}, "git ", doctor.Warning, "502"},
+		"forge, not understood": {func(p *patient) { p.forge.answer("/repos/a", 200, "<html>") }, "github a", doctor.Warning, "pr_api_url"},
+		"no room":               {func(p *patient) { p.options.Config.ItemDefaults.MemoryMB, p.options.SkipProbe = 64000, true }, "room", doctor.Failure, "64000 MB"},
+		"no worker":             {func(p *patient) { p.options.Config.Worker.Binary = "/nonexistent/worker" }, "worker", doctor.Failure, "does not run"},
+		"another program":       {func(p *patient) { p.write(p.options.Config.Worker.Binary, "echo hello") }, "worker", doctor.Failure, "no drover worker"},
+		"another version":       {func(p *patient) { p.options.Version = "9.9.9" }, "worker", doctor.Warning, "9.9.9"},
+		"a worker that fails":   {func(p *patient) { p.write(p.options.Config.Worker.Binary, "exit 7") }, "worker", doctor.Failure, "code 7"},
 		"a worker that never ends": {func(p *patient) {
 			p.options.ProbeTimeout = 2 * time.Second
 			p.write(p.options.Config.Worker.Binary, "exec sleep 300")
@@ -284,13 +297,15 @@ func TestRealNomadIsExamined(t *testing.T) {
 // proxy stands before a server, and answers some calls itself or changes what the server answers.
 type proxy struct {
 	*httptest.Server
-	t       *testing.T
-	ahead   time.Duration // of its clock
-	header  http.Header   // added to answers
-	answers map[string]func(w http.ResponseWriter)
-	changes map[string]func(map[string]any)
-	refused []string
-	behind  *httputil.ReverseProxy
+	t      *testing.T
+	ahead  time.Duration // of its clock
+	header http.Header   // added to answers
+	// timeless has answers say no time.
+	timeless bool
+	answers  map[string]func(w http.ResponseWriter)
+	changes  map[string]func(map[string]any)
+	refused  []string
+	behind   *httputil.ReverseProxy
 }
 
 func newProxy(t *testing.T, behind string) *proxy {
@@ -311,6 +326,9 @@ func newProxy(t *testing.T, behind string) *proxy {
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request) {
 	for name, values := range p.header {
 		w.Header()[name] = values
+	}
+	if p.timeless {
+		w.Header()["Date"] = nil // none
 	}
 	for _, refused := range p.refused {
 		method, part, _ := strings.Cut(refused, " ")
@@ -333,6 +351,9 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request) {
 
 func (p *proxy) modify(resp *http.Response) error {
 	resp.Header.Set("Date", time.Now().Add(p.ahead).UTC().Format(http.TimeFormat))
+	if p.timeless {
+		resp.Header.Del("Date")
+	}
 	for part, change := range p.changes {
 		if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Request.URL.Path, part) {
 			continue
@@ -363,6 +384,30 @@ func (p *proxy) change(path string, change func(map[string]any)) { p.changes[pat
 
 // node changes what Nomad tells of its node.
 func (p *proxy) node(change func(map[string]any)) { p.changes["/v1/node/"] = change }
+
+// secondNode gives Nomad another node, without the driver.
+func (p *patient) secondNode() {
+	var stubs []map[string]any
+	if err := json.Unmarshal([]byte(p.nomad.read("/v1/nodes")), &stubs); err != nil {
+		p.t.Fatal(err)
+	}
+	var full map[string]any
+	if err := json.Unmarshal([]byte(p.nomad.read("/v1/node/"+stubs[0]["ID"].(string))), &full); err != nil {
+		p.t.Fatal(err)
+	}
+	const id = "0a1b2c3d-0000-0000-0000-000000000000"
+	full["ID"], full["Name"], full["Drivers"] = id, "other", map[string]any{}
+	second, err := json.Marshal(full)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.nomad.answer("/v1/node/"+id, 200, string(second))
+	list, err := json.Marshal(append(stubs, map[string]any{"ID": id, "Name": "other", "Status": "ready"}))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.nomad.answer("/v1/nodes", 200, string(list))
+}
 
 func (p *proxy) refuse(method, path string) { p.refused = append(p.refused, method+" "+path) }
 

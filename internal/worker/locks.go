@@ -83,14 +83,29 @@ type lockKeeper struct{ *worker }
 func (k lockKeeper) Lock(ctx context.Context, paths work.PathSet, patience time.Duration) error {
 	k.heart.touch()
 	k.locked.Store(true)
+	ctx, ended := k.span(ctx, "lock")
+	began := time.Now()
 	_, err := k.claim.Lock(ctx, paths, patience, func(why error) {
 		k.heart.touch()
 		k.journal.update(false, func(p *work.Progress) { p.LastTool = "waits: " + why.Error() })
 	})
+	k.metrics.lockWait.WithLabelValues(lockOutcome(err)).Observe(time.Since(began).Seconds())
+	ended(err)
 	if errors.Is(err, work.ErrLocked) {
 		k.log.Info("paths are held by another", "paths", paths, "error", err)
 	}
 	return k.heed(err)
+}
+
+// lockOutcome is how a request for locks went.
+func lockOutcome(err error) string {
+	switch {
+	case err == nil:
+		return lockGiven
+	case errors.Is(err, work.ErrLocked):
+		return lockHeld
+	}
+	return lockFailed
 }
 
 // heed has the fence fall where an answer tells that the hold is gone.
