@@ -152,7 +152,7 @@ func (a *Attempt) tryLock(ctx context.Context, paths work.PathSet) (work.Lock, u
 func withPaths(lock work.Lock, paths work.PathSet) (work.Lock, error) {
 	held, now := lock.PathSet(), time.Now().UTC()
 	for _, path := range paths.Strings() {
-		if one, err := work.NewPathSet(path); err != nil || !held.Covers(one) {
+		if one, err := work.NewPathSet(path); held.Empty() || err != nil || !held.Covers(one) {
 			lock.Paths = append(lock.Paths, work.HeldPath{Path: path, Since: now})
 		}
 	}
