@@ -31,7 +31,7 @@ const (
 )
 
 // errGuardMoved says that another request in the repository was granted meanwhile.
-var errGuardMoved = errors.New("another lock was granted at the same moment")
+var errGuardMoved = fmt.Errorf("another lock was granted at the same moment: %w", work.ErrUnavailable)
 
 // repositoryLocks is what is locked in one repository, all as of one moment.
 type repositoryLocks struct {
