@@ -70,16 +70,6 @@ func (m mask) set() work.PathSet {
 	return set
 }
 
-// maskOf is the mask of paths that are in universe.
-func maskOf(texts []string) (m mask) {
-	for _, text := range texts {
-		if i := slices.Index(universe, text); i >= 0 {
-			m |= 1 << i
-		}
-	}
-	return m
-}
-
 // Kinds of lockOp.
 const (
 	opLock = iota
@@ -313,11 +303,10 @@ type lockClient struct {
 	session  *session
 	held     mask // what it knows to have
 	attempts int
-	pushing  int // index of its latest push, -1 for none
 }
 
 func newLockClient(r *run, n int) *lockClient {
-	return &lockClient{run: r, n: n, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(n))), pushing: -1}
+	return &lockClient{run: r, n: n, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(n)))}
 }
 
 func (c *lockClient) work() {
@@ -356,7 +345,7 @@ func (c *lockClient) claim() bool {
 		_ = a.Release(ctx) // most are gone
 	}
 	c.attempts++
-	c.attempt, c.held, c.pushing = a, 0, -1
+	c.attempt, c.held = a, 0
 	c.session = &session{client: c.n, attempt: string(a.Claim().Attempt), alive: began, gone: never}
 	c.locks.mu.Lock()
 	c.locks.sessions = append(c.locks.sessions, c.session)
@@ -373,7 +362,7 @@ func (c *lockClient) call(do func(ctx context.Context) error) (began int64, err 
 }
 
 // outcome takes note of what a call tells about the session. It is not ok for a call that certainly did nothing.
-func (c *lockClient) outcome(began int64, err error) (out int, ok bool) {
+func (c *lockClient) outcome(err error) (out int, ok bool) {
 	var locked *work.LockedError
 	switch {
 	case err == nil:
@@ -410,7 +399,7 @@ func (c *lockClient) lock() {
 	})
 	op := lockOp{kind: opLock, attempt: c.session.attempt, paths: paths}
 	var ok bool
-	if op.out, ok = c.outcome(began, err); !ok {
+	if op.out, ok = c.outcome(err); !ok {
 		return
 	}
 	var locked *work.LockedError
@@ -443,7 +432,7 @@ func (c *lockClient) unlock() {
 	}
 	began, err := c.call(do)
 	var ok bool
-	if op.out, ok = c.outcome(began, err); !ok {
+	if op.out, ok = c.outcome(err); !ok {
 		return
 	}
 	c.locks.add(c.n, op, began)
@@ -460,7 +449,7 @@ func (c *lockClient) confirm() {
 	began, err := c.call(c.attempt.Confirm)
 	op := lockOp{kind: opConfirm, attempt: c.session.attempt}
 	var ok bool
-	if op.out, ok = c.outcome(began, err); !ok {
+	if op.out, ok = c.outcome(err); !ok {
 		return
 	}
 	c.locks.add(c.n, op, began)
@@ -471,7 +460,6 @@ func (c *lockClient) confirm() {
 	c.session.alive = began
 	c.locks.mu.Lock()
 	defer c.locks.mu.Unlock()
-	c.pushing = len(c.locks.pushes)
 	c.locks.pushes = append(c.locks.pushes, push{attempt: c.session.attempt, paths: c.held, from: began, to: began + linearDelay.Nanoseconds()})
 }
 

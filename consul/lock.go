@@ -31,7 +31,7 @@ const (
 )
 
 // errGuardMoved says that another request in the repository was granted meanwhile.
-var errGuardMoved = errors.New("another lock was granted at the same moment")
+var errGuardMoved = fmt.Errorf("another lock was granted at the same moment: %w", work.ErrUnavailable)
 
 // repositoryLocks is what is locked in one repository, all as of one moment.
 type repositoryLocks struct {
@@ -152,7 +152,7 @@ func (a *Attempt) tryLock(ctx context.Context, paths work.PathSet) (work.Lock, u
 func withPaths(lock work.Lock, paths work.PathSet) (work.Lock, error) {
 	held, now := lock.PathSet(), time.Now().UTC()
 	for _, path := range paths.Strings() {
-		if one, err := work.NewPathSet(path); err != nil || !held.Covers(one) {
+		if one, err := work.NewPathSet(path); held.Empty() || err != nil || !held.Covers(one) {
 			lock.Paths = append(lock.Paths, work.HeldPath{Path: path, Since: now})
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // leaseCheck is how often a push that is under way has the hold confirmed.
 const leaseCheck = 2 * time.Second
 
-var errUnconfirmed = fmt.Errorf("Consul has not confirmed the attempt's session for %s", work.PushTrust)
+var errUnconfirmed = fmt.Errorf("the attempt's session was not confirmed by Consul for %s", work.PushTrust)
 
 // lease is the right to push. The heartbeats alone do not give it: a session can
 // end while they are still trusted, when Consul's agent dies or an operator breaks

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"drover/consul"
 	"drover/internal/testkit"
 	"drover/internal/work"
+	"drover/internal/worker/locksocket"
 )
 
 // lockPatience is longer than a lost holder's paths are kept.
@@ -229,5 +231,65 @@ func TestBrokenLockStopsItsHolder(t *testing.T) {
 	b.wantNoResult()
 	if locks := b.locks(); len(locks) != 1 || !locks[0].Lost {
 		t.Errorf("a fenced worker's paths are kept for the lock delay: %+v", locks)
+	}
+}
+
+// TestUnlockPushesFirst asks on the agent's socket, with the git server away and back.
+func TestUnlockPushesFirst(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `printf %s "$DROVER_LOCK_SOCKET" >"$HOME/socket"; commit one; echo committed; gate on`)
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	path, err := os.ReadFile(filepath.Join(b.dir, "work", "home", "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := locksocket.NewClient(string(path))
+	if locks, err := client.Lock(t.Context(), []string{"src"}, 0); err != nil || len(locks.Own()) != 1 {
+		t.Fatalf("%+v %v", locks, err)
+	}
+	b.git.FailPushes(1000)
+	commit := exec.Command("git", "-C", filepath.Join(b.dir, "work", "tree"), "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--allow-empty", "--quiet", "-m", "two")
+	if out, err := commit.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if _, err := client.UnlockAll(t.Context()); err == nil || !strings.Contains(err.Error(), "not unlocked") {
+		t.Errorf("without the git server: %v", err)
+	}
+	if locks := b.locks(); len(locks) != 1 {
+		t.Errorf("locks %+v", locks)
+	}
+	b.git.FailPushes(0)
+	testkit.Eventually(t, patience, func() error {
+		_, err := client.UnlockAll(t.Context())
+		return err
+	})
+	b.wantLog("one", "two")
+	if locks := b.locks(); len(locks) > 0 {
+		t.Errorf("locks %+v", locks)
+	}
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLocksOutliveAPushOfUnknownEnd has the git server vanish: whether it takes what it was sent, nobody can tell.
+func TestLocksOutliveAPushOfUnknownEnd(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; gate on; commit two`)
+	b.envelope.Spec.Paths = []string{"src"}
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	b.git.FailPushes(1000)
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reported(); r.Reason != work.ReasonCrashed {
+		t.Errorf("result %+v", r)
+	}
+	if locks := b.locks(); len(locks) != 1 || !locks[0].Lost {
+		t.Errorf("locks %+v", locks)
 	}
 }
