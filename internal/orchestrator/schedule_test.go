@@ -506,6 +506,22 @@ func TestFinishedItemsAreArchivedAndRemoved(t *testing.T) {
 	})
 }
 
+// TestItemIsKeptWhileItsPullRequestIsMadeAgain although it has completed long ago.
+func TestItemIsKeptWhileItsPullRequestIsMadeAgain(t *testing.T) {
+	inModel(t, func(c *orchestrator.Config) { c.Retention = orchestrator.Retention{KeepFor: time.Hour} }, func(t *testing.T, m *model) {
+		id := m.send(t, work.Spec{})[0]
+		m.finish(work.ReasonCompleted, func(r *work.Result) { r.PR = work.PullRequest{Status: work.PRFailed, Error: "502"} })
+		time.Sleep(5 * time.Hour)
+		synctest.Wait()
+		m.expect(t, id, work.StateCompleted)
+		time.Sleep(20 * time.Hour)
+		synctest.Wait()
+		if m.removed[id] != work.StateCompleted {
+			t.Fatal("the item is still there after the last try")
+		}
+	})
+}
+
 func TestSoManyFinishedItemsAreKept(t *testing.T) {
 	inModel(t, func(c *orchestrator.Config) {
 		c.Retention = orchestrator.Retention{Keep: 10}

@@ -292,7 +292,7 @@ func (w *world) put(item work.Item) {
 		if before.State.Terminal() && before.State != item.State {
 			w.fault("item %s went from %s to %s", item.ID, before.State, item.State)
 		}
-		if len(item.Attempts) > len(before.Attempts) {
+		if len(item.Attempts) > len(before.Attempts) && !item.IsPublishing() {
 			w.checkStart(item)
 		}
 		for i, a := range before.Attempts {
@@ -315,11 +315,11 @@ func (w *world) put(item work.Item) {
 		}
 		w.checkEnd(a)
 	}
-	if open > 1 || item.State.Terminal() && open > 0 {
+	if open > 1 || item.State.Terminal() && open > 0 && !item.IsPublishing() {
 		w.fault("item %s is %s with %d open attempts", item.ID, item.State, open)
 	}
 	delete(w.open, item.ID)
-	if open > 0 {
+	if open > 0 && !item.IsPublishing() {
 		w.open[item.ID] = item
 	}
 	data, err := json.Marshal(item)
