@@ -203,6 +203,10 @@ func (k Keys) ops(change work.Change) (api.TxnOps, error) {
 			return nil, fmt.Errorf("logs of attempt %s: %w", change.PutLogs.Attempt, err)
 		}
 		return api.TxnOps{set(k.Logs(change.PutLogs.Attempt), data)}, nil
+	case change.PutToken != nil:
+		return put(k.Token(change.PutToken.ID), change.PutToken)
+	case change.DeleteToken != "":
+		return api.TxnOps{remove(k.Token(change.DeleteToken))}, nil
 	case change.Forget != "":
 		a := change.Forget
 		return api.TxnOps{remove(k.Claim(a)), remove(k.Envelope(a)), remove(k.Progress(a))}, nil

@@ -18,6 +18,7 @@ const DefaultPrefix = "drover/"
 //	progress/<attempt>     work.Progress; written by the worker, throttled
 //	results/<attempt>      work.Result; written by the worker, consumed by the leader
 //	logs/<item>/<attempt>  last lines of an attempt's output, compressed
+//	tokens/<token>         work.Token; a client's credential, its secret hashed
 type Keys struct{ prefix string }
 
 // NewKeys returns the layout below prefix, DefaultPrefix if it is empty.
@@ -63,6 +64,12 @@ func (k Keys) Results() string { return k.prefix + "results/" }
 
 // Result holds an attempt's result until the leader has applied it.
 func (k Keys) Result(a work.AttemptID) string { return k.Results() + string(a) }
+
+// Tokens is the folder of all clients' tokens.
+func (k Keys) Tokens() string { return k.prefix + "tokens/" }
+
+// Token holds one client's token.
+func (k Keys) Token(id string) string { return k.Tokens() + id }
 
 // ItemLogs is the folder of an item's kept logs.
 func (k Keys) ItemLogs(item string) string { return k.prefix + "logs/" + item + "/" }

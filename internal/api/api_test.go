@@ -25,6 +25,8 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 
 // fake is a Service of functions; one that is nil must not be called.
 type fake struct {
+	api.Service // of the methods that no test calls
+
 	submitFunc func([]control.Submission) ([]work.Item, error)
 	itemsFunc  func(control.Filter) ([]work.Item, error)
 	itemFunc   func(id string) (work.Item, *work.Progress, error)

@@ -141,6 +141,24 @@ func (c *Client) Cancel(ctx context.Context, id, by string) (item work.Item, err
 	return item, err
 }
 
+// Tokens returns the clients' tokens, without their hashes.
+func (c *Client) Tokens(ctx context.Context) (tokens []work.Token, err error) {
+	err = c.call(ctx, c.repeat, http.MethodGet, c.url("tokens"), nil, &tokens)
+	return tokens, err
+}
+
+// CreateToken makes a token; its text is told this once.
+func (c *Client) CreateToken(ctx context.Context, r control.TokenRequest) (token control.NewToken, err error) {
+	err = c.call(ctx, c.once, http.MethodPost, c.url("tokens"), r, &token)
+	return token, err
+}
+
+// RevokeToken removes a token.
+func (c *Client) RevokeToken(ctx context.Context, id string) (token work.Token, err error) {
+	err = c.call(ctx, c.once, http.MethodDelete, c.url("tokens", id), nil, &token)
+	return token, err
+}
+
 // Status returns how the servers stand.
 func (c *Client) Status(ctx context.Context) (status control.Status, err error) {
 	err = c.call(ctx, c.repeat, http.MethodGet, c.url("status"), nil, &status)

@@ -36,6 +36,13 @@ type Service interface {
 	// Cancel ends an item; by says who wants it, for the record.
 	// It returns work.ErrNotFound, and work.ErrConflict when the item has ended.
 	Cancel(ctx context.Context, id, by string) (work.Item, error)
+	// Tokens returns the clients' tokens, without their hashes.
+	Tokens(ctx context.Context) ([]work.Token, error)
+	// CreateToken makes a token; its text is told this once.
+	// It returns work.ErrInvalid.
+	CreateToken(ctx context.Context, r control.TokenRequest) (control.NewToken, error)
+	// RevokeToken removes a token. It returns work.ErrNotFound.
+	RevokeToken(ctx context.Context, id string) (work.Token, error)
 	// Status returns how the servers stand.
 	Status(ctx context.Context) (control.Status, error)
 }

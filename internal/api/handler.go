@@ -3,8 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,8 +36,12 @@ type Options struct {
 	// server. It returns work.ErrNoLeader when none leads, and
 	// work.ErrUnavailable. Nil means that this server always leads.
 	Leader func(ctx context.Context) (address string, self bool, err error)
-	// Token is what clients have to show; none is asked for if empty.
+	// Token may do everything; clients have to show it, or one that is stored.
+	// None is asked for if empty.
 	Token string
+	// StoredToken returns a token by its id, also on a server that does not lead.
+	// It returns work.ErrNotFound and work.ErrUnavailable. Nil means that none is stored.
+	StoredToken func(ctx context.Context, id string) (work.Token, error)
 	// Transport reaches the leader from a server that does not lead; http.DefaultTransport if nil.
 	Transport http.RoundTripper
 	Logger    hclog.Logger
@@ -61,6 +63,9 @@ func NewHandler(opts Options) http.Handler {
 	if opts.Leader == nil {
 		opts.Leader = func(context.Context) (string, bool, error) { return "", true, nil }
 	}
+	if opts.StoredToken == nil {
+		opts.StoredToken = func(context.Context, string) (work.Token, error) { return work.Token{}, work.ErrNotFound }
+	}
 	h := &handler{Options: opts}
 	h.forward = h.forwarder()
 	return h.routes()
@@ -70,44 +75,6 @@ func NewHandler(opts Options) http.Handler {
 // time limit, everything else has one.
 func NewServer(handler http.Handler) *http.Server {
 	return &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}
-}
-
-func (h *handler) routes() http.Handler {
-	mux := http.NewServeMux()
-	for pattern, answer := range map[string]http.Handler{
-		"POST /v1/items":                 h.call(http.StatusCreated, h.submit),
-		"GET /v1/items":                  h.call(http.StatusOK, h.items),
-		"GET /v1/items/{id}":             h.call(http.StatusOK, h.item),
-		"GET /v1/items/{id}/logs":        h.call(http.StatusOK, h.logs),
-		"GET /v1/items/{id}/logs/follow": http.HandlerFunc(h.follow),
-		"POST /v1/items/{id}/cancel":     h.call(http.StatusOK, h.cancel),
-		"GET /v1/status":                 h.call(http.StatusOK, h.status),
-	} {
-		mux.Handle(pattern, h.authorized(h.leads(answer)))
-	}
-	mux.Handle("GET /v1/health", h.call(http.StatusOK, h.health)) // load balancers have no token
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, errNoSuchCall))
-	})
-	return mux
-}
-
-// authorized lets only requests with the token pass. Hashes are compared, so
-// that the time taken says nothing about the token, nor its length.
-func (h *handler) authorized(next http.Handler) http.Handler {
-	if h.Token == "" {
-		return next
-	}
-	want := sha256.Sum256([]byte(h.Token))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		got := sha256.Sum256([]byte(token))
-		if !ok || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			writeProblem(w, fmt.Errorf("the server wants its token (DROVER_TOKEN): %w", ErrUnauthorized))
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // call makes a handler of an endpoint, with limits of size and time.
@@ -185,6 +152,21 @@ func decodeSubmissions(body io.Reader) ([]control.Submission, error) {
 	return items, nil
 }
 
+// decodeBody reads a request's JSON object. An empty body leaves into as it is.
+func decodeBody(r *http.Request, into any) error {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return fmt.Errorf("read request: %v: %w", err, work.ErrInvalid)
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	if err := decodeStrict(data, into); err != nil {
+		return fmt.Errorf("read request: %w", err)
+	}
+	return nil
+}
+
 func decodeStrict(data []byte, into any) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
@@ -249,15 +231,9 @@ type cancellation struct {
 }
 
 func (h *handler) cancel(r *http.Request) (any, error) {
-	data, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, fmt.Errorf("read request: %v: %w", err, work.ErrInvalid)
-	}
 	var c cancellation
-	if len(bytes.TrimSpace(data)) > 0 {
-		if err := decodeStrict(data, &c); err != nil {
-			return nil, fmt.Errorf("read request: %w", err)
-		}
+	if err := decodeBody(r, &c); err != nil {
+		return nil, err
 	}
 	return h.Service.Cancel(r.Context(), r.PathValue("id"), c.By)
 }

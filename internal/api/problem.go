@@ -12,6 +12,9 @@ import (
 // ErrUnauthorized says that the server wants another token, or one at all.
 var ErrUnauthorized = errors.New("not authorized")
 
+// ErrForbidden says that the token is known, and its role is too little.
+var ErrForbidden = errors.New("forbidden")
+
 // errNoSuchCall is not work.ErrNotFound: it says nothing about items.
 var errNoSuchCall = errors.New("no such call")
 
@@ -36,6 +39,7 @@ var problems = []struct {
 	status int
 }{
 	{ErrUnauthorized, "unauthorized", http.StatusUnauthorized},
+	{ErrForbidden, "forbidden", http.StatusForbidden},
 	{work.ErrNoLeader, "no_leader", http.StatusServiceUnavailable},
 	{work.ErrFenced, "no_leader", http.StatusServiceUnavailable},
 	{work.ErrUnknownOutcome, "unknown_outcome", http.StatusServiceUnavailable},

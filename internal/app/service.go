@@ -25,7 +25,7 @@ func (s *Server) apiOptions() (api.Options, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = settings
 	return api.Options{
-		Service: service{s}, Token: string(cfg.Token), Leader: s.leader, Transport: transport, Logger: s.opts.Logger,
+		Service: service{s}, Token: string(cfg.Token), StoredToken: s.store.Token, Leader: s.leader, Transport: transport, Logger: s.opts.Logger,
 	}, nil
 }
 
@@ -102,6 +102,30 @@ func (s service) Cancel(ctx context.Context, id, by string) (work.Item, error) {
 		return work.Item{}, err
 	}
 	return o.Cancel(ctx, id, by)
+}
+
+func (s service) Tokens(ctx context.Context) ([]work.Token, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return nil, err
+	}
+	return o.Tokens(ctx)
+}
+
+func (s service) CreateToken(ctx context.Context, r control.TokenRequest) (control.NewToken, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.NewToken{}, err
+	}
+	return o.CreateToken(ctx, r)
+}
+
+func (s service) RevokeToken(ctx context.Context, id string) (work.Token, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return work.Token{}, err
+	}
+	return o.RevokeToken(ctx, id)
 }
 
 func (s service) Status(ctx context.Context) (control.Status, error) {

@@ -76,6 +76,7 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.AddCommand(
 		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh),
+		newToken(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)
 	return root

@@ -114,6 +114,8 @@ func exists(path string) bool {
 // shelf is a Service that keeps items in memory and runs none. Every item whose
 // queue is "done" is completed at once, and every one of "sad" failed.
 type shelf struct {
+	api.Service // of the methods that no script calls
+
 	mu    sync.Mutex
 	items map[string]work.Item
 }

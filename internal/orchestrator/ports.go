@@ -22,6 +22,9 @@ type Store interface {
 	// Results and Heartbeats block until there is something else than at index.
 	Results(ctx context.Context, index uint64) ([]work.Result, uint64, error)
 	Heartbeats(ctx context.Context, index uint64) ([]work.Heartbeat, uint64, error)
+	Tokens(ctx context.Context) ([]work.Token, error)
+	// Token returns one, or work.ErrNotFound.
+	Token(ctx context.Context, id string) (work.Token, error)
 	// EndSession frees what an ended attempt's worker held; idempotent.
 	EndSession(ctx context.Context, claim work.Claim) error
 }

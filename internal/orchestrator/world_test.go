@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"drover/internal/orchestrator"
 	"drover/internal/work"
 )
 
@@ -19,6 +20,8 @@ var errDown = fmt.Errorf("the model says it is down: %w", work.ErrUnavailable)
 // world is a model of Consul, Nomad and the workers, in memory and in virtual
 // time. It satisfies the orchestrator's ports and breaks on demand.
 type world struct {
+	orchestrator.Store // of the methods that the model does not drive
+
 	mu         sync.Mutex
 	changed    chan struct{} // closed and replaced at every change
 	index      uint64

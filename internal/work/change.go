@@ -22,6 +22,8 @@ type Change struct {
 	CloseClaim    *CloseClaim // an attempt has ended
 	PutLogs       *KeptLogs
 	Forget        AttemptID // remove an ended attempt's claim, envelope and progress
+	PutToken      *Token
+	DeleteToken   string // id
 }
 
 // CloseClaim marks an attempt's claim as ended, so that an allocation which

@@ -1,0 +1,67 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+
+	"drover/internal/work"
+)
+
+// route is one call of the API. A new one is added to a table below, and to
+// openapi.yaml; tests hold the two against each other, and every route against
+// every role.
+type route struct {
+	method  string
+	pattern string
+	role    work.Role // the least that may call it; open to all if empty
+	handler http.Handler
+}
+
+// table is every call of the API.
+func (h *handler) table() []route {
+	return slices.Concat(h.itemRoutes(), h.tokenRoutes(), h.serverRoutes())
+}
+
+func (h *handler) itemRoutes() []route {
+	return []route{
+		{http.MethodPost, "/v1/items", work.RoleSubmit, h.call(http.StatusCreated, h.submit)},
+		{http.MethodGet, "/v1/items", work.RoleRead, h.call(http.StatusOK, h.items)},
+		{http.MethodGet, "/v1/items/{id}", work.RoleRead, h.call(http.StatusOK, h.item)},
+		{http.MethodGet, "/v1/items/{id}/logs", work.RoleRead, h.call(http.StatusOK, h.logs)},
+		{http.MethodGet, "/v1/items/{id}/logs/follow", work.RoleRead, http.HandlerFunc(h.follow)},
+		{http.MethodPost, "/v1/items/{id}/cancel", work.RoleOperate, h.call(http.StatusOK, h.cancel)},
+	}
+}
+
+func (h *handler) tokenRoutes() []route {
+	return []route{
+		{http.MethodGet, "/v1/tokens", work.RoleOperate, h.call(http.StatusOK, h.tokens)},
+		{http.MethodPost, "/v1/tokens", work.RoleOperate, h.call(http.StatusCreated, h.createToken)},
+		{http.MethodDelete, "/v1/tokens/{id}", work.RoleOperate, h.call(http.StatusOK, h.revokeToken)},
+	}
+}
+
+func (h *handler) serverRoutes() []route {
+	return []route{
+		{http.MethodGet, "/v1/status", work.RoleRead, h.call(http.StatusOK, h.status)},
+		{http.MethodGet, "/v1/health", "", h.call(http.StatusOK, h.health)}, // load balancers have no token
+	}
+}
+
+// routes serves the table. What needs a role is answered by the leader, and
+// every server checks the role itself.
+func (h *handler) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, route := range h.table() {
+		answer := route.handler
+		if route.role != "" {
+			answer = h.authorized(route.role, h.leads(answer))
+		}
+		mux.Handle(route.method+" "+route.pattern, answer)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, errNoSuchCall))
+	})
+	return mux
+}
