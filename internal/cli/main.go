@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"drover/internal/api"
 	"drover/internal/config"
@@ -71,15 +72,31 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2 // letters
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpTemplate(helpTemplate)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.AddCommand(
-		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh),
+		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newWait(sh), newOpen(sh),
+		newRetry(sh), newRequeue(sh), newCancel(sh), newKill(sh), newPriority(sh), newEdit(sh), newRemove(sh),
+		newExport(sh), newImport(sh),
 		newToken(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "repo" {
+			name = "repository"
+		}
+		return pflag.NormalizedName(name)
+	})
+	eachCommand(root, func(cmd *cobra.Command) { completes(cmd, sh) })
 	return root
+}
+
+// eachCommand calls f with a command and all below it.
+func eachCommand(cmd *cobra.Command, f func(*cobra.Command)) {
+	f(cmd)
+	for _, sub := range cmd.Commands() {
+		eachCommand(sub, f)
+	}
 }
 
 func noSuchCommand(cmd *cobra.Command, args []string) error {
@@ -112,12 +129,17 @@ type remote struct {
 }
 
 func (r *remote) bind(cmd *cobra.Command, sh *shell) {
+	r.bindServer(cmd, sh)
+	bindOutput(cmd, &r.output)
+}
+
+// bindServer binds the flags of verbs that have one form of output.
+func (r *remote) bindServer(cmd *cobra.Command, sh *shell) {
 	address := sh.getenv(envAddress)
 	if address == "" {
 		address = config.DefaultAddress
 	}
 	cmd.Flags().StringVar(&r.address, "address", address, "server to call ("+envAddress+")")
-	bindOutput(cmd, &r.output)
 }
 
 func (r remote) client(sh *shell) (*api.Client, error) {
@@ -132,9 +154,9 @@ func (r remote) client(sh *shell) (*api.Client, error) {
 
 func isTrue(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
 
-// isTerminal reports whether what is written to w is seen by a person at once.
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
+// isTerminal reports whether a stream is a terminal: a person is there.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}

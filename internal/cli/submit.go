@@ -19,10 +19,7 @@ import (
 )
 
 // maxInputBytes bounds a file of items.
-const maxInputBytes = 64 << 20
-
-// waitInterval is how often a submit that waits looks at its items.
-const waitInterval = time.Second
+const maxInputBytes = 256 << 20
 
 // stdinName is the file name that stands for standard input.
 const stdinName = "-"
@@ -39,6 +36,7 @@ type submitOptions struct {
 	loop      bool
 	priority  int
 	wait      bool
+	dryRun    bool
 }
 
 func newSubmit(sh *shell) *cobra.Command {
@@ -47,7 +45,7 @@ func newSubmit(sh *shell) *cobra.Command {
 		Use:   "submit [flags] [-- COMMAND [ARGUMENT …]]",
 		Short: "Submit items",
 		Long: `Submit one item by flags, or as many as a file holds: one JSON or YAML item each
-document. All of them are checked before any is sent, and all are stored or none.
+document. All of them are checked before any is stored.
 What follows -- is the agent's command; the server's default if there is none.`,
 		Example: `  drover submit --repo https://github.com/example/shop --task "Fix the flaky checkout test" --test "make test"
   drover submit --repo git@example.com:shop.git --task-file task.md --priority 80 --label team=web
@@ -64,10 +62,10 @@ What follows -- is the agent's command; the server's default if there is none.`,
 			opts.spec.Command = args
 			opts.flags = len(args) > 0
 			cmd.Flags().Visit(func(f *pflag.Flag) {
-				opts.flags = opts.flags || !slices.Contains([]string{"file", "address", "output", "wait"}, f.Name)
+				opts.flags = opts.flags || !slices.Contains([]string{"file", "address", "output", "wait", "dry-run"}, f.Name)
 			})
 			if opts.flags == (opts.file != "") {
-				return usage(cmd, "give an item by flags (--repo and --task at least), or a file of items (-f), one of the two")
+				return usage(cmd, "give an item by flags (--repository and --task at least), or a file of items (-f), one of the two")
 			}
 			return runSubmit(cmd.Context(), opts, sh)
 		},
@@ -80,8 +78,9 @@ What follows -- is the agent's command; the server's default if there is none.`,
 func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 	s := &o.spec
 	flags.StringVarP(&o.file, "file", "f", "", "file of items, JSON or YAML; - is standard input")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "have the server check the items and fill what they leave open, and store nothing")
 	flags.BoolVar(&o.wait, "wait", false, "wait until every item has ended")
-	flags.StringVar(&s.Repository, "repo", "", "URL of the repository to clone")
+	flags.StringVar(&s.Repository, "repository", "", "URL of the repository to clone")
 	flags.StringVar(&s.Task, "task", "", "what the agent is to do; - reads standard input")
 	flags.StringVar(&o.taskFile, "task-file", "", "file that holds the task; - is standard input")
 	flags.StringVar(&s.Base, "base", "", "branch to start from; the remote's default branch if not given")
@@ -111,24 +110,84 @@ func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
 	if err != nil {
 		return err
 	}
-	if len(specs) > api.MaxSubmissions {
-		return fmt.Errorf("%d items, at most %d at a time: %w", len(specs), api.MaxSubmissions, work.ErrInvalid)
-	}
 	client, err := opts.client(sh)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	items, err := client.Submit(ctx, submissions(specs, time.Now()))
+	items := submissions(specs, time.Now())
+	if len(items) > api.MaxSubmissions {
+		return opts.submitMany(ctx, client, items, sh)
+	}
+	if opts.dryRun {
+		checked, err := client.Check(ctx, items)
+		if err != nil {
+			return err
+		}
+		return opts.print(checked, sh)
+	}
+	stored, err := client.Submit(ctx, items)
 	if err != nil {
 		return err
 	}
 	if opts.wait {
-		if items, err = waitFor(ctx, client, items, sh); err != nil && !errors.Is(err, errIncomplete) {
+		if stored, err = waitFor(ctx, client, idsOf(items), sh); err != nil && !errors.Is(err, errIncomplete) {
 			return err
 		}
 	}
-	return errors.Join(err, opts.print(items, sh))
+	return errors.Join(err, opts.print(stored, sh))
+}
+
+// submitMany submits more items than one answer is to hold, and prints how many
+// they were.
+func (o submitOptions) submitMany(ctx context.Context, client *api.Client, items []control.Submission, sh *shell) error {
+	if o.dryRun {
+		for some := range slices.Chunk(items, api.MaxSubmissions) {
+			if _, err := client.Check(ctx, some); err != nil {
+				return err
+			}
+		}
+		p := newPrinter(sh)
+		p.printf("%d items would be stored\n", len(items))
+		return p.err
+	}
+	bar, next := newProgress(len(items), sh), 0
+	done, err := client.SubmitStream(ctx, func() (control.Submission, error) {
+		if next == len(items) {
+			return control.Submission{}, io.EOF
+		}
+		next++
+		if next%linesPerStep == 0 {
+			_ = bar.Set(next) // a bar that can't be drawn stops nothing
+		}
+		return items[next-1], nil
+	})
+	_ = bar.Finish()
+	if err != nil {
+		return err
+	}
+	if o.wait {
+		if _, err = waitFor(ctx, client, idsOf(items), sh); err != nil && !errors.Is(err, errIncomplete) {
+			return err
+		}
+	}
+	if o.output == formatJSON {
+		return errors.Join(err, printJSON(sh.out, done))
+	}
+	p := newPrinter(sh)
+	p.printf("%d items stored, %s to %s\n", done.Stored, items[0].ID, items[len(items)-1].ID)
+	return errors.Join(err, p.err)
+}
+
+// linesPerStep is how many items are sent between two steps of the progress bar.
+const linesPerStep = 500
+
+func idsOf(items []control.Submission) []string {
+	ids := make([]string, len(items))
+	for i, item := range items {
+		ids[i] = item.ID
+	}
+	return ids
 }
 
 func (o submitOptions) print(items []work.Item, sh *shell) error {
@@ -171,11 +230,15 @@ func (o submitOptions) specs(sh *shell) ([]work.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := o.file
+	return readItems(inputName(o.file), data)
+}
+
+// inputName is what people call a file that is read.
+func inputName(name string) string {
 	if name == stdinName {
-		name = "standard input"
+		return "standard input"
 	}
-	return readItems(name, data)
+	return name
 }
 
 func (o submitOptions) flagSpec(sh *shell) (work.Spec, error) {
@@ -251,43 +314,4 @@ func readInput(name string, sh *shell) ([]byte, error) {
 		return nil, fmt.Errorf("%s is over %d bytes: %w", name, maxInputBytes, work.ErrInvalid)
 	}
 	return data, nil
-}
-
-// waitFor follows items until all have ended, and says on standard error how
-// they move. It returns errIncomplete when one ended otherwise than completed.
-func waitFor(ctx context.Context, service api.Service, items []work.Item, sh *shell) ([]work.Item, error) {
-	ticker := time.NewTicker(waitInterval)
-	defer ticker.Stop()
-	for {
-		open, failed := 0, 0
-		for i, old := range items {
-			if !old.State.Terminal() {
-				item, _, err := service.Item(ctx, old.ID)
-				if err != nil {
-					return items, err
-				}
-				if item.State != old.State {
-					fmt.Fprintf(sh.err, "%s %s: %s\n", item.ID, item.State, item.Why)
-				}
-				items[i] = item
-			}
-			switch {
-			case !items[i].State.Terminal():
-				open++
-			case items[i].State != work.StateCompleted:
-				failed++
-			}
-		}
-		if open == 0 && failed > 0 {
-			return items, fmt.Errorf("%d of %d items did not complete: %w", failed, len(items), errIncomplete)
-		}
-		if open == 0 {
-			return items, nil
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return items, context.Cause(ctx)
-		}
-	}
 }

@@ -144,6 +144,7 @@ func (o *Orchestrator) heartbeatLoop(ctx context.Context) error {
 			continue
 		}
 		index = next
+		o.usage.hear(beats, time.Now())
 		for _, beat := range beats {
 			if beat.Critical {
 				o.spawn(ctx, func() { o.silent(ctx, beat) })

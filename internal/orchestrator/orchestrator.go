@@ -68,6 +68,9 @@ type Orchestrator struct {
 	index   atomic.Uint64 // of Nomad, from which to watch
 	ready   chan struct{} // closed when the stored items are loaded
 	tasks   *errgroup.Group
+	feed    *feed
+	usage   *usage
+	keying  chan struct{}   // holds a value while submissions with keys are stored
 	term    context.Context // of Run: work that outlives the call that began it
 
 	mu       sync.Mutex // guards what follows
@@ -84,6 +87,9 @@ type Orchestrator struct {
 type entry struct {
 	locked chan struct{}             // holds a value while locked; a transition can wait long for Consul, so waiting has a context
 	item   atomic.Pointer[work.Item] // replaced, never changed
+	// removed says that the item is forgotten: nothing may be stored of it.
+	// Guarded by locked.
+	removed bool
 }
 
 func newEntry(item *work.Item) *entry {
@@ -119,7 +125,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 	return &Orchestrator{
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"),
 		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
-		ready: make(chan struct{}), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
+		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), keying: make(chan struct{}, 1), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
 		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
 	}
 }
@@ -202,6 +208,9 @@ func (o *Orchestrator) track(e *entry) {
 // It returns what work.Apply and Ledger.Commit return.
 func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, along ...work.Change) error {
 	before := *e.item.Load()
+	if e.removed {
+		return fmt.Errorf("item %s was removed: %w", before.ID, work.ErrNotFound)
+	}
 	after, err := work.Apply(before, event, o.policy(before.Spec), time.Now().UTC())
 	if err != nil {
 		return err
@@ -212,6 +221,7 @@ func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, al
 	}
 	e.item.Store(&after)
 	o.track(e)
+	o.announce(&after)
 	if before.State != after.State {
 		o.log.Info("item moved", "item", after.ID, "attempt", len(after.Attempts), "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
 	}

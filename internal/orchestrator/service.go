@@ -1,14 +1,10 @@
 package orchestrator
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,10 +15,6 @@ import (
 	"drover/internal/work"
 )
 
-// submitChunk is how many items are stored at a time; what waits together
-// shares transactions.
-const submitChunk = 256
-
 // loaded waits until the stored items are in memory: before, an item that
 // exists would seem not to.
 func (o *Orchestrator) loaded(ctx context.Context) error {
@@ -32,129 +24,6 @@ func (o *Orchestrator) loaded(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the server is still loading its items: %w", work.ErrUnavailable)
 	}
-}
-
-// Submit stores items. All are checked before any is stored. An item whose id
-// is stored already is returned as it is, so that a request can be repeated.
-// It returns work.ErrInvalid, work.ErrConflict when an id is taken by another
-// item, and what Ledger.Commit returns.
-func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	if err := o.loaded(ctx); err != nil {
-		return nil, err
-	}
-	items := make([]work.Item, len(submissions))
-	fresh := make([]bool, len(submissions))
-	for i, s := range submissions {
-		item, isNew, err := o.admit(s)
-		if err != nil {
-			return nil, fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err)
-		}
-		items[i], fresh[i] = item, isNew
-	}
-	if err := o.reachable(ctx); err != nil {
-		return nil, err
-	}
-	var group errgroup.Group
-	group.SetLimit(submitChunk)
-	for i := range items {
-		if fresh[i] {
-			group.Go(func() error { return o.storeNew(ctx, &items[i]) })
-		}
-	}
-	return items, group.Wait()
-}
-
-// checkTimeout bounds the question whether Nomad answers.
-const checkTimeout = 3 * time.Second
-
-// reachable refuses new items while Nomad does not answer: who submits is to
-// know at once, and to find nothing stored.
-func (o *Orchestrator) reachable(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	if err := o.cluster.Check(ctx); err != nil {
-		return fmt.Errorf("nothing was stored: %w", err)
-	}
-	return nil
-}
-
-// admit checks one submission and returns the item it becomes, or the stored
-// one it repeats.
-func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
-	if !work.ValidID(s.ID) {
-		return work.Item{}, false, fmt.Errorf("id %q is not a work item's id: %w", s.ID, work.ErrInvalid)
-	}
-	if err := s.Spec.Validate(); err != nil {
-		return work.Item{}, false, err
-	}
-	name := cmp.Or(s.Spec.Queue, work.DefaultQueue)
-	queue, known := o.cfg.Queues[name]
-	if !known {
-		return work.Item{}, false, fmt.Errorf("unknown queue %q: known are %s: %w", name, strings.Join(o.queueNames(), ", "), work.ErrInvalid)
-	}
-	spec := s.Spec.WithDefaults(o.cfg.Defaults.WithAgent(queue.Agent, queue.Command))
-	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
-		return work.Item{}, false, fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
-	}
-	if e := o.entry(s.ID); e != nil {
-		stored := e.item.Load()
-		if !sameSpec(stored.Spec, spec) {
-			return work.Item{}, false, fmt.Errorf("id %s is taken by another item: %w", s.ID, work.ErrConflict)
-		}
-		return *stored, false, nil
-	}
-	item := work.NewItem(s.ID, spec, time.Now().UTC())
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	item.StartWith(o.memory[spec.Repository])
-	return item, true, nil
-}
-
-// sameSpec compares specifications as they are stored.
-func sameSpec(a, b work.Spec) bool {
-	left, errLeft := json.Marshal(a)
-	right, errRight := json.Marshal(b)
-	return errLeft == nil && errRight == nil && bytes.Equal(left, right)
-}
-
-func (o *Orchestrator) queueNames() []string {
-	names := make([]string, 0, len(o.cfg.Queues))
-	for name := range o.cfg.Queues {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-func (o *Orchestrator) storeNew(ctx context.Context, item *work.Item) error {
-	if err := o.ledger.Commit(ctx, work.Change{PutItem: item}); err != nil {
-		return fmt.Errorf("store item %s: %w", item.ID, err)
-	}
-	stored := *item
-	o.track(o.add(&stored))
-	return nil
-}
-
-// Items returns the items that match, the newest first.
-func (o *Orchestrator) Items(ctx context.Context, f control.Filter) ([]work.Item, error) {
-	if err := o.loaded(ctx); err != nil {
-		return nil, err
-	}
-	var found []*work.Item
-	for _, item := range o.snapshot() {
-		if (f.State == "" || item.State == f.State) && (f.Queue == "" || item.Spec.Queue == f.Queue) && strings.Contains(item.Spec.Repository, f.Repository) {
-			found = append(found, item)
-		}
-	}
-	slices.SortFunc(found, func(a, b *work.Item) int { return strings.Compare(b.ID, a.ID) })
-	if f.Limit > 0 && len(found) > f.Limit {
-		found = found[:f.Limit]
-	}
-	items := make([]work.Item, len(found))
-	for i, item := range found {
-		items[i] = *item
-	}
-	return items, nil
 }
 
 func (o *Orchestrator) snapshot() []*work.Item {
@@ -335,36 +204,6 @@ func (o *Orchestrator) endFollow(ctx context.Context, e *entry, a work.AttemptID
 	}
 	over(errAttemptOver)
 	return nil
-}
-
-// Cancel ends an item for good, and its attempt if one is under way.
-// It returns work.ErrNotFound, and work.ErrConflict when the item has ended.
-func (o *Orchestrator) Cancel(ctx context.Context, id, by string) (work.Item, error) {
-	e, err := o.find(ctx, id)
-	if err != nil {
-		return work.Item{}, err
-	}
-	attempt, err := o.cancel(ctx, e, by)
-	if err == nil && attempt != "" {
-		o.spawn(o.term, func() { o.cleanup(o.term, e, attempt) })
-	}
-	return *e.item.Load(), err
-}
-
-// cancel stores the cancellation and returns the attempt it ended, if any.
-func (o *Orchestrator) cancel(ctx context.Context, e *entry, by string) (work.AttemptID, error) {
-	if err := e.lock(ctx); err != nil {
-		return "", err
-	}
-	defer e.unlock()
-	item := e.item.Load()
-	if item.State.Terminal() {
-		return "", fmt.Errorf("item %s is %s already: %w", item.ID, item.State, work.ErrConflict)
-	}
-	if current := item.Current(); current != nil && !current.State.Terminal() {
-		return current.ID, o.end(ctx, e, current.ID, work.Ending{Reason: work.ReasonCancelled, Detail: by})
-	}
-	return "", o.apply(ctx, e, work.Cancelled{By: by})
 }
 
 // Counts returns the number of items in each state, and of attempts in flight.
