@@ -25,6 +25,7 @@ type benchmark struct {
 var benchmarks = []benchmark{
 	{name: "oom_visible", run: oomVisible},
 	{name: "leader_handover", run: handover},
+	{name: "submit_100k", run: submit100k},
 }
 
 func main() {

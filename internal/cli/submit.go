@@ -106,23 +106,43 @@ func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 }
 
 func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
-	specs, err := opts.specs(sh)
-	if err != nil {
-		return err
-	}
 	client, err := opts.client(sh)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	items := submissions(specs, time.Now())
-	if len(items) > api.MaxSubmissions {
-		return opts.submitMany(ctx, client, items, sh)
-	}
-	if opts.dryRun {
-		checked, err := client.Check(ctx, items)
+	var specs []work.Spec
+	if opts.file == "" {
+		specs, err = opts.flagSpecs(sh)
+	} else {
+		var data []byte
+		if data, err = readInput(opts.file, sh); err != nil {
+			return err
+		}
+		documents, err := readDocuments(inputName(opts.file), data)
 		if err != nil {
 			return err
+		}
+		if len(documents) > api.MaxSubmissions && !opts.dryRun {
+			return opts.submitMany(ctx, client, documents, sh)
+		}
+		specs, err = decodeAll(inputName(opts.file), documents)
+		if err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	items := submissions(specs, time.Now())
+	if opts.dryRun {
+		var checked []work.Item
+		for some := range slices.Chunk(items, api.MaxSubmissions) {
+			items, err := client.Check(ctx, some)
+			if err != nil {
+				return err
+			}
+			checked = append(checked, items...)
 		}
 		return opts.print(checked, sh)
 	}
@@ -138,36 +158,36 @@ func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
 	return errors.Join(err, opts.print(stored, sh))
 }
 
-// submitMany submits more items than one answer is to hold, and prints how many
-// they were.
-func (o submitOptions) submitMany(ctx context.Context, client *api.Client, items []control.Submission, sh *shell) error {
-	if o.dryRun {
-		for some := range slices.Chunk(items, api.MaxSubmissions) {
-			if _, err := client.Check(ctx, some); err != nil {
-				return err
-			}
-		}
-		p := newPrinter(sh)
-		p.printf("%d items would be stored\n", len(items))
-		return p.err
-	}
-	bar, next := newProgress(len(items), sh), 0
+// submitMany submits the items of a file that holds more than one answer is to
+// hold, and prints how many they were. They are read while they are sent: the
+// server stores none before it has seen, and checked, all.
+func (o submitOptions) submitMany(ctx context.Context, client *api.Client, documents []document, sh *shell) error {
+	bar, name, now := newProgress(len(documents), sh), inputName(o.file), time.Now()
+	ids := make([]string, 0, len(documents))
+	var fault error
 	done, err := client.SubmitStream(ctx, func() (control.Submission, error) {
-		if next == len(items) {
+		if len(ids) == len(documents) {
 			return control.Submission{}, io.EOF
 		}
-		next++
-		if next%linesPerStep == 0 {
-			_ = bar.Set(next) // a bar that can't be drawn stops nothing
+		var spec work.Spec
+		if spec, fault = documents[len(ids)].decode(name); fault != nil {
+			return control.Submission{}, fault
 		}
-		return items[next-1], nil
+		ids = append(ids, idAfter(now, len(ids)))
+		if len(ids)%linesPerStep == 0 {
+			_ = bar.Set(len(ids)) // a bar that can't be drawn stops nothing
+		}
+		return control.Submission{ID: ids[len(ids)-1], Spec: spec}, nil
 	})
 	_ = bar.Finish()
+	if fault != nil {
+		return fault
+	}
 	if err != nil {
 		return err
 	}
 	if o.wait {
-		if _, err = waitFor(ctx, client, idsOf(items), sh); err != nil && !errors.Is(err, errIncomplete) {
+		if _, err = waitFor(ctx, client, ids, sh); err != nil && !errors.Is(err, errIncomplete) {
 			return err
 		}
 	}
@@ -175,7 +195,7 @@ func (o submitOptions) submitMany(ctx context.Context, client *api.Client, items
 		return errors.Join(err, printJSON(sh.out, done))
 	}
 	p := newPrinter(sh)
-	p.printf("%d items stored, %s to %s\n", done.Stored, items[0].ID, items[len(items)-1].ID)
+	p.printf("%d items stored, %s to %s\n", done.Stored, ids[0], ids[len(ids)-1])
 	return errors.Join(err, p.err)
 }
 
@@ -212,25 +232,22 @@ func (o submitOptions) print(items []work.Item, sh *shell) error {
 func submissions(specs []work.Spec, now time.Time) []control.Submission {
 	items := make([]control.Submission, len(specs))
 	for i, spec := range specs {
-		items[i] = control.Submission{ID: work.NewID(now.Add(time.Duration(i) * time.Millisecond)), Spec: spec}
+		items[i] = control.Submission{ID: idAfter(now, i), Spec: spec}
 	}
 	return items
 }
 
-// specs returns the valid items that the options ask for.
-func (o submitOptions) specs(sh *shell) ([]work.Spec, error) {
-	if o.file == "" {
-		spec, err := o.flagSpec(sh)
-		if err == nil {
-			err = spec.Validate()
-		}
-		return []work.Spec{spec}, err
+func idAfter(now time.Time, n int) string {
+	return work.NewID(now.Add(time.Duration(n) * time.Millisecond))
+}
+
+// flagSpecs returns the valid item that the flags ask for.
+func (o submitOptions) flagSpecs(sh *shell) ([]work.Spec, error) {
+	spec, err := o.flagSpec(sh)
+	if err == nil {
+		err = spec.Validate()
 	}
-	data, err := readInput(o.file, sh)
-	if err != nil {
-		return nil, err
-	}
-	return readItems(inputName(o.file), data)
+	return []work.Spec{spec}, err
 }
 
 // inputName is what people call a file that is read.

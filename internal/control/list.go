@@ -18,6 +18,11 @@ type Filter struct {
 	IDs        []string
 }
 
+// Empty reports whether f selects everything.
+func (f Filter) Empty() bool {
+	return len(f.States)+len(f.Reasons)+len(f.Labels)+len(f.IDs) == 0 && f.Queue+f.Repository == "" && f.OlderThan+f.NewerThan == 0
+}
+
 // Orders of a list.
 const (
 	SortCreated    = "created"

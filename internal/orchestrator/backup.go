@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"drover/internal/control"
 	"drover/internal/work"
@@ -29,7 +26,7 @@ func (o *Orchestrator) Export(ctx context.Context, f control.Filter, send func(w
 			items = append(items, item)
 		}
 	})
-	slices.SortFunc(items, func(a, b *work.Item) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(items, func(a, b *work.Item) int { return strings.Compare(a.ID, b.ID) }) // a filter may name them in another
 	for _, item := range items {
 		if err := send(*item); err != nil {
 			return err
@@ -62,20 +59,12 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 		done.Stored = len(fresh)
 		return done, nil
 	}
-	var stored atomic.Int64
-	var group errgroup.Group
-	group.SetLimit(submitChunk)
+	err := o.storeAll(ctx, fresh)
 	for _, item := range fresh {
-		group.Go(func() error {
-			err := o.storeNew(ctx, item)
-			if err == nil {
-				stored.Add(1)
-			}
-			return err
-		})
+		if o.entry(item.ID) != nil {
+			done.Stored++
+		}
 	}
-	err := group.Wait()
-	done.Stored = int(stored.Load())
 	return done, err
 }
 

@@ -31,40 +31,66 @@ func (o *Orchestrator) Items(ctx context.Context, q control.Query) (control.Page
 		return control.Page{}, fmt.Errorf("limit %d: use 1 to %d: %w", q.Limit, control.MaxPage, work.ErrInvalid)
 	}
 	found := &page{order: order, limit: limit}
-	total, now := 0, time.Now()
-	o.each(q.Filter, func(item *work.Item) {
-		if selects(q.Filter, item, now) {
-			total++
-			found.offer(item)
-		}
-	})
-	slices.SortFunc(found.items, order.compare)
-	items := make([]work.Item, len(found.items))
-	for i, item := range found.items {
-		items[i] = *item
+	total := 0
+	if q.Empty() && order.Sort == control.SortCreated {
+		total = o.walk(order, found)
+	} else {
+		now := time.Now()
+		o.each(q.Filter, func(item *work.Item) {
+			if selects(q.Filter, item, now) {
+				total++
+				found.offer(item)
+			}
+		})
 	}
-	out := control.Page{Items: items, Total: total}
+	slices.SortFunc(found.items, order.compare)
+	out := control.Page{Items: values(found.items), Total: total}
 	if found.more {
 		out.Next = order.cursor(found.items[len(found.items)-1])
 	}
 	return out, nil
 }
 
-// each calls f with the items, or with those that a filter names. f may not call
-// the orchestrator.
-func (o *Orchestrator) each(f control.Filter, visit func(*work.Item)) {
+// walk offers the items in the order of their ids, from the cursor on, until the
+// page is full, and returns how many there are.
+func (o *Orchestrator) walk(order listOrder, to *page) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(f.IDs) > 0 {
-		for _, id := range f.IDs {
-			if e := o.entries[id]; e != nil {
-				visit(e.item.Load())
-			}
-		}
-		return
+	at, step := len(o.sorted)-1, -1
+	if order.Asc {
+		at, step = 0, 1
 	}
-	for _, e := range o.entries {
-		visit(e.item.Load())
+	if order.ID != "" {
+		place, found := o.place(order.ID)
+		switch at = place; {
+		case !order.Asc:
+			at-- // before it, whether it is still there or not
+		case found:
+			at++
+		}
+	}
+	for ; at >= 0 && at < len(o.sorted) && !to.more; at += step {
+		to.offer(o.sorted[at].entry.item.Load())
+	}
+	return len(o.sorted)
+}
+
+// each calls f with the items in the order of their ids, or with those that a
+// filter names.
+func (o *Orchestrator) each(f control.Filter, visit func(*work.Item)) {
+	o.mu.Lock()
+	var entries []known
+	if len(f.IDs) == 0 {
+		entries = slices.Clone(o.sorted)
+	}
+	for _, id := range f.IDs {
+		if e := o.entries[id]; e != nil {
+			entries = append(entries, known{id, e})
+		}
+	}
+	o.mu.Unlock()
+	for _, k := range entries {
+		visit(k.entry.item.Load())
 	}
 }
 

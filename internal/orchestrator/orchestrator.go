@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,6 +77,7 @@ type Orchestrator struct {
 
 	mu       sync.Mutex // guards what follows
 	entries  map[string]*entry
+	sorted   []known // the entries, in the order of their ids
 	queue    *queue.Queue
 	open     map[string]string // queue by id, of items that have an open attempt or are about to
 	cleaning map[work.AttemptID]bool
@@ -173,7 +176,24 @@ func (o *Orchestrator) add(item *work.Item) *entry {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.entries[item.ID] = e
+	at, found := o.place(item.ID)
+	if found {
+		o.sorted[at].entry = e
+	} else {
+		o.sorted = slices.Insert(o.sorted, at, known{item.ID, e})
+	}
 	return e
+}
+
+// known is an entry and its item's id.
+type known struct {
+	id    string
+	entry *entry
+}
+
+// place returns where an id stands, or would stand, in sorted. The caller holds mu.
+func (o *Orchestrator) place(id string) (int, bool) {
+	return slices.BinarySearchFunc(o.sorted, id, func(k known, id string) int { return strings.Compare(k.id, id) })
 }
 
 // entry returns an item's entry, nil if there is no such item.

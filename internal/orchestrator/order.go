@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"drover/internal/control"
@@ -156,6 +157,9 @@ func (o *Orchestrator) forgetEntry(e *entry) {
 	e.removed = true
 	o.mu.Lock()
 	delete(o.entries, item.ID)
+	if at, found := o.place(item.ID); found {
+		o.sorted = slices.Delete(o.sorted, at, at+1)
+	}
 	delete(o.open, item.ID)
 	o.queue.Remove(item.ID)
 	o.mu.Unlock()

@@ -27,12 +27,8 @@ func (o *Orchestrator) loaded(ctx context.Context) error {
 }
 
 func (o *Orchestrator) snapshot() []*work.Item {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	items := make([]*work.Item, 0, len(o.entries))
-	for _, e := range o.entries {
-		items = append(items, e.item.Load())
-	}
+	var items []*work.Item
+	o.each(control.Filter{}, func(item *work.Item) { items = append(items, item) })
 	return items
 }
 
@@ -47,20 +43,15 @@ func (o *Orchestrator) find(ctx context.Context, id string) (*entry, error) {
 	if e := o.entries[id]; e != nil {
 		return e, nil
 	}
-	var found *entry
-	for full, e := range o.entries {
-		if id == "" || !strings.HasPrefix(full, id) {
-			continue
-		}
-		if found != nil {
-			return nil, fmt.Errorf("several items begin with %q: give more of the id: %w", id, work.ErrInvalid)
-		}
-		found = e
-	}
-	if found == nil {
+	at, _ := o.place(id)
+	begins := func(n int) bool { return n < len(o.sorted) && strings.HasPrefix(o.sorted[n].id, id) }
+	switch {
+	case id == "" || !begins(at):
 		return nil, fmt.Errorf("item %q: %w", id, work.ErrNotFound)
+	case begins(at + 1):
+		return nil, fmt.Errorf("several items begin with %q: give more of the id: %w", id, work.ErrInvalid)
 	}
-	return found, nil
+	return o.sorted[at].entry, nil
 }
 
 // Item returns an item by its id or the beginning of it, and how far its

@@ -18,9 +18,15 @@ import (
 	"drover/internal/work"
 )
 
-// submitChunk is how many items are stored at a time; what waits together
-// shares transactions.
-const submitChunk = 256
+// Bounds of new items that are stored by one commit, two of which fill a
+// transaction, and how many commits are under way at a time.
+const (
+	chunkItems  = 31
+	chunkBytes  = 128 << 10
+	chunkFlight = 16
+	// itemBytes is about what an item takes besides the texts of its specification.
+	itemBytes = 2 << 10
+)
 
 // Submit stores items. All are checked before any is stored. An item whose id,
 // or key, is stored already is returned as it is, so that a request can be
@@ -40,13 +46,21 @@ func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submiss
 	if err != nil {
 		return nil, err
 	}
-	return items, o.storeAll(ctx, items, fresh)
+	return values(items), o.storeAll(ctx, fresh)
+}
+
+func values(items []*work.Item) []work.Item {
+	out := make([]work.Item, len(items))
+	for i, item := range items {
+		out[i] = *item
+	}
+	return out
 }
 
 // Check returns the items that Submit would store, and stores none.
 func (o *Orchestrator) Check(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
 	items, _, err := o.admitAll(ctx, each(submissions))
-	return items, err
+	return values(items), err
 }
 
 // each returns the submissions one after the other, then io.EOF.
@@ -68,18 +82,13 @@ func (o *Orchestrator) SubmitStream(ctx context.Context, next func() (control.Su
 	if err != nil {
 		return control.Submitted{}, err
 	}
-	done := control.Submitted{Stored: len(items)}
-	for _, isNew := range fresh {
-		if !isNew {
-			done.Stored--
-			done.Repeated++
-		}
-	}
-	return done, o.storeAll(ctx, items, fresh)
+	done := control.Submitted{Stored: len(fresh), Repeated: len(items) - len(fresh)}
+	return done, o.storeAll(ctx, fresh)
 }
 
-// admitAll checks submissions to their end.
-func (o *Orchestrator) admitAll(ctx context.Context, next func() (control.Submission, error)) (items []work.Item, fresh []bool, err error) {
+// admitAll checks submissions to their end, and returns all their items, and
+// those of them that are to be stored.
+func (o *Orchestrator) admitAll(ctx context.Context, next func() (control.Submission, error)) (items, fresh []*work.Item, err error) {
 	if err := o.loaded(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -98,18 +107,29 @@ func (o *Orchestrator) admitAll(ctx context.Context, next func() (control.Submis
 		if err != nil {
 			return nil, nil, fmt.Errorf("item %d: %w", len(items)+1, err)
 		}
-		items, fresh = append(items, item), append(fresh, isNew)
+		items = append(items, &item)
+		if isNew {
+			fresh = append(fresh, &item)
+		}
 	}
 }
 
-// storeAll stores the items that are fresh.
-func (o *Orchestrator) storeAll(ctx context.Context, items []work.Item, fresh []bool) error {
+// storeAll stores new items, some by one commit.
+func (o *Orchestrator) storeAll(ctx context.Context, items []*work.Item) error {
 	var group errgroup.Group
-	group.SetLimit(submitChunk)
-	for i := range items {
-		if fresh[i] {
-			group.Go(func() error { return o.storeNew(ctx, &items[i]) })
+	group.SetLimit(chunkFlight)
+	for len(items) > 0 {
+		n, bytes := 0, 0
+		for ; n < len(items) && n < chunkItems; n++ {
+			spec := items[n].Spec
+			bytes += itemBytes + len(spec.Task) + len(spec.Prompt) + len(spec.PR.Body)
+			if n > 0 && bytes > chunkBytes {
+				break
+			}
 		}
+		some := items[:n]
+		items = items[n:]
+		group.Go(func() error { return o.storeNew(ctx, some) })
 	}
 	return group.Wait()
 }
@@ -208,12 +228,18 @@ func (o *Orchestrator) queueNames() []string {
 	return names
 }
 
-func (o *Orchestrator) storeNew(ctx context.Context, item *work.Item) error {
-	if err := o.ledger.Commit(ctx, work.Change{PutItem: item}); err != nil {
-		return fmt.Errorf("store item %s: %w", item.ID, err)
+// storeNew stores some new items, all or none. They are not to be changed after.
+func (o *Orchestrator) storeNew(ctx context.Context, items []*work.Item) error {
+	changes := make([]work.Change, len(items))
+	for i, item := range items {
+		changes[i].PutItem = item
 	}
-	stored := *item
-	o.track(o.add(&stored))
-	o.announce(&stored)
+	if err := o.ledger.Commit(ctx, changes...); err != nil {
+		return fmt.Errorf("store item %s: %w", items[0].ID, err)
+	}
+	for _, item := range items {
+		o.track(o.add(item))
+		o.announce(item)
+	}
 	return nil
 }
