@@ -56,6 +56,7 @@ func (h *handler) serverRoutes() []route {
 		{http.MethodGet, "/v1/overview", work.RoleRead, h.call(http.StatusOK, h.overview)},
 		{http.MethodGet, "/v1/events", work.RoleRead, http.HandlerFunc(h.events)},
 		{http.MethodGet, "/v1/status", work.RoleRead, h.call(http.StatusOK, h.status)},
+		{http.MethodGet, "/v1/openapi.json", "", http.HandlerFunc(h.openAPI)},
 		{http.MethodGet, "/v1/health", "", h.call(http.StatusOK, h.health)}, // load balancers have no token
 	}
 }

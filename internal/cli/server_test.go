@@ -145,6 +145,7 @@ func (d played) report(e work.Envelope, alloc string, reason work.Reason) {
 		Attempt: e.Attempt, Allocation: alloc, Reason: reason, Detail: "the agent said so", StartedAt: time.Now().Add(-time.Minute), EndedAt: time.Now(),
 		Commit: "abc", RemoteCommit: "abc", PeakMemoryMB: 77, Iteration: 3, Tokens: work.Tokens{In: 100, Out: 20},
 		Changes: work.Changes{Commits: 2, Files: 3, Added: 40, Removed: 5}, Test: work.TestOutcome{Status: work.TestPassed, Run: 9, Passed: 9},
+		PR: work.PullRequest{Status: work.PRNone},
 	}
 	if reason == work.ReasonCompleted {
 		result.PR = work.PullRequest{Status: work.PRCreated, Number: 7, URL: "https://example.com/pull/7"}
