@@ -8,9 +8,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
 
 	"drover/internal/work"
 )
@@ -22,9 +24,12 @@ const maxMetaBytes = 512
 // session bound to that check, and the claim that names both.
 type Attempt struct {
 	client       *Client
+	log          hclog.Logger
 	claim        work.Claim
 	ttl          time.Duration
 	checkID      string
+	repository   string     // its work.RepositoryKey
+	locking      sync.Mutex // one transaction on the attempt's lock at a time
 	registration *api.AgentServiceRegistration
 }
 
@@ -60,7 +65,7 @@ func (c *Client) ClaimAttempt(ctx context.Context, e work.Envelope, allocation s
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		defer cancel()
 		if left := a.Release(cleanup); left != nil {
-			c.log.Warn("could not undo the claim's registration, the TTL will", "attempt", e.Attempt, "error", left)
+			a.log.Warn("could not undo the claim's registration, the TTL will", "error", left)
 		}
 		return nil, err
 	}
@@ -87,7 +92,7 @@ func (c *Client) newAttempt(e work.Envelope, allocation string) *Attempt {
 	number := strconv.Itoa(e.Attempt.Number())
 	ttl := e.Spec.Limits.HeartbeatTTL.Std()
 	a := &Attempt{
-		client: c, ttl: ttl, checkID: workerCheckID(e.Attempt, allocation),
+		client: c, log: c.log.With(e.LogFields(allocation)...), ttl: ttl, checkID: workerCheckID(e.Attempt, allocation), repository: work.RepositoryKey(e.Spec.Repository),
 		claim: work.Claim{Attempt: e.Attempt, Allocation: allocation},
 	}
 	a.registration = &api.AgentServiceRegistration{
@@ -122,6 +127,9 @@ func shown(s string) string { return s[:min(maxMetaBytes, len(s))] }
 // and runs out at the servers after twice its length: so it never ends a session
 // whose check still passes, and ends one whose agent died with its check at most
 // a TTL later than the check would have.
+//
+// A session that is gone leaves the attempt's lock behind without a holder, for
+// work.LockDelay: see lostLocks.
 func (a *Attempt) enter(ctx context.Context) error {
 	if err := a.register(ctx); err != nil {
 		return err
@@ -130,7 +138,7 @@ func (a *Attempt) enter(ctx context.Context) error {
 		return err
 	}
 	entry := &api.SessionEntry{
-		Name: "drover attempt " + string(a.claim.Attempt), Behavior: api.SessionBehaviorDelete, LockDelay: time.Millisecond,
+		Name: "drover attempt " + string(a.claim.Attempt), Behavior: api.SessionBehaviorRelease, LockDelay: time.Millisecond,
 		TTL: max(minSessionTTL, a.ttl).String(), ServiceChecks: []api.ServiceCheck{{ID: a.checkID}},
 	}
 	id, err := a.client.createSession(ctx, entry)
@@ -208,7 +216,7 @@ func (a *Attempt) Beat(ctx context.Context, output string) error {
 	query := (&api.QueryOptions{}).WithContext(ctx)
 	err := classify("pass check "+a.checkID, false, a.client.repeat.Agent().UpdateTTLOpts(a.checkID, output, api.HealthPassing, query))
 	if errors.Is(err, work.ErrNotFound) {
-		a.client.log.Warn("Consul's agent forgot the worker and is told again", "attempt", a.claim.Attempt)
+		a.log.Warn("Consul's agent forgot the worker and is told again")
 		err = a.register(ctx)
 	}
 	if err != nil {

@@ -24,6 +24,7 @@ type Client struct {
 	log    hclog.Logger
 	repeat *api.Client
 	once   *api.Client
+	lost   *lostLocks
 }
 
 // Options of a Client. Address, token and TLS come from the environment as the
@@ -35,6 +36,8 @@ type Options struct {
 	Logger  hclog.Logger
 	// Transport replaces the connection to the agent, for a server in the same process.
 	Transport http.RoundTripper
+	// Instrument is put around the connection, to see every request; may be nil.
+	Instrument func(http.RoundTripper) http.RoundTripper
 }
 
 // Open returns a client. It does not speak to Consul yet.
@@ -43,7 +46,7 @@ func Open(opts Options) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = hclog.NewNullLogger()
 	}
-	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul")}
+	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), lost: newLostLocks(work.LockDelay)}
 	cfg := api.DefaultConfig()
 	if opts.Address != "" {
 		cfg.Address = opts.Address
@@ -54,6 +57,9 @@ func Open(opts Options) (*Client, error) {
 	base, err := transport(cfg, opts.Transport)
 	if err != nil {
 		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
+	}
+	if opts.Instrument != nil {
+		base = opts.Instrument(base)
 	}
 	if c.once, err = newAPI(*cfg, &http.Client{Transport: base}); err == nil {
 		c.repeat, err = newAPI(*cfg, httpretry.Client(base))

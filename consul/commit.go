@@ -234,6 +234,14 @@ func (k Keys) ops(change work.Change) (api.TxnOps, error) {
 	case change.Forget != "":
 		a := change.Forget
 		return api.TxnOps{remove(k.Claim(a)), remove(k.Envelope(a)), remove(k.Progress(a))}, nil
+	case change.PutQueue != nil:
+		return put(k.Queue(change.PutQueue.Name), change.PutQueue)
+	case change.DeleteQueue != "":
+		return api.TxnOps{remove(k.Queue(change.DeleteQueue))}, nil
+	case change.PutBreaker != nil:
+		return put(k.Breaker(change.PutBreaker.Repository), change.PutBreaker)
+	case change.DeleteBreaker != "":
+		return api.TxnOps{remove(k.Breaker(change.DeleteBreaker))}, nil
 	}
 	return nil, fmt.Errorf("empty change: %w", work.ErrInvalid)
 }

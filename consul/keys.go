@@ -17,6 +17,10 @@ const DefaultPrefix = "drover/"
 //	envelopes/<attempt>    work.Envelope too large for a dispatch payload
 //	progress/<attempt>     work.Progress; written by the worker, throttled
 //	results/<attempt>      work.Result; written by the worker, consumed by the leader
+//	locks/<repo>/guard     changes with every lock that is granted in the repository
+//	locks/<repo>/<attempt> work.Lock; locked by the attempt's session
+//	queues/<name>          work.QueueRecord; written by the leader only
+//	breakers/<repository>  work.Breaker; written by the leader only
 //	logs/<item>/<attempt>  last lines of an attempt's output, compressed
 //	tokens/<token>         work.Token; a client's credential, its secret hashed
 type Keys struct{ prefix string }
@@ -76,3 +80,41 @@ func (k Keys) ItemLogs(item string) string { return k.prefix + "logs/" + item + 
 
 // Logs holds the kept output of one attempt.
 func (k Keys) Logs(a work.AttemptID) string { return k.ItemLogs(a.Item()) + string(a) }
+
+// Locks is the folder of all locks.
+func (k Keys) Locks() string { return k.prefix + "locks/" }
+
+// RepositoryLocks is the folder of the locks in one repository, named by its
+// work.RepositoryKey. No repository's folder lies in another's.
+func (k Keys) RepositoryLocks(repository string) string {
+	return k.Locks() + strings.ReplaceAll(repository, "/", ":") + "/"
+}
+
+// Lock holds what an attempt has locked.
+func (k Keys) Lock(repository string, a work.AttemptID) string {
+	return k.RepositoryLocks(repository) + string(a)
+}
+
+// LockGuard changes with every lock that is granted in the repository. It stays.
+func (k Keys) LockGuard(repository string) string { return k.RepositoryLocks(repository) + "guard" }
+
+// parseLock returns what a lock's key names, not ok for another key.
+func (k Keys) parseLock(key string) (repository string, a work.AttemptID, ok bool) {
+	folder, name, _ := strings.Cut(strings.TrimPrefix(key, k.Locks()), "/")
+	a, err := work.ParseAttemptID(name)
+	return strings.ReplaceAll(folder, ":", "/"), a, err == nil
+}
+
+// Queues is the folder of all queues' records.
+func (k Keys) Queues() string { return k.prefix + "queues/" }
+
+// Queue holds what is stored of a queue.
+func (k Keys) Queue(name string) string { return k.Queues() + name }
+
+// Breakers is the folder of all breakers.
+func (k Keys) Breakers() string { return k.prefix + "breakers/" }
+
+// Breaker holds the breaker of a repository, named by its work.RepositoryKey.
+func (k Keys) Breaker(repository string) string {
+	return k.Breakers() + strings.ReplaceAll(repository, "/", ":")
+}

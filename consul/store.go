@@ -32,6 +32,18 @@ func (c *Client) Items(ctx context.Context) ([]work.Item, error) {
 	return list[work.Item](ctx, c, c.Keys.Items())
 }
 
+// Queues returns what is stored of queues.
+// It returns work.ErrUnavailable.
+func (c *Client) Queues(ctx context.Context) ([]work.QueueRecord, error) {
+	return list[work.QueueRecord](ctx, c, c.Keys.Queues())
+}
+
+// Breakers returns every stored breaker.
+// It returns work.ErrUnavailable.
+func (c *Client) Breakers(ctx context.Context) ([]work.Breaker, error) {
+	return list[work.Breaker](ctx, c, c.Keys.Breakers())
+}
+
 // Claims returns every claim.
 // It returns work.ErrUnavailable.
 func (c *Client) Claims(ctx context.Context) ([]work.Claim, error) {

@@ -108,7 +108,11 @@ job "drover-worker" {
 
     # The worker keeps its own clock: max_run_duration would end it as "complete".
     task "worker" {
-      driver       = "docker"
+      driver = "docker"
+
+      # The first process is root to start worker and agent as users of their
+      # own, and has no other privilege of root's than cap_add. See docs/isolation.md.
+      user         = "root"
       kill_signal  = "SIGTERM"
       kill_timeout = var.kill_timeout
 
@@ -127,6 +131,7 @@ job "drover-worker" {
         pids_limit      = var.pids
         cpu_hard_limit  = var.cores > 0
         cap_drop        = ["all"]
+        cap_add         = ["setuid", "setgid", "kill"]
         security_opt    = ["no-new-privileges"]
         readonly_rootfs = true
 
@@ -145,6 +150,7 @@ job "drover-worker" {
 
       template {
         destination = "secrets/drover.env"
+        perms       = "0400"
         env         = true
         change_mode = "noop"
         data        = <<-EOT

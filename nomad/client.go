@@ -51,6 +51,8 @@ type Options struct {
 	Logger    hclog.Logger
 	// Transport replaces the connection to the server, for one in the same process.
 	Transport http.RoundTripper
+	// Instrument is put around the connection, to see every request; may be nil.
+	Instrument func(http.RoundTripper) http.RoundTripper
 }
 
 // Open returns a client. It does not speak to Nomad yet.
@@ -81,6 +83,9 @@ func Open(opts Options) (*Client, error) {
 			return nil, fmt.Errorf("nomad TLS: %v: %w", err, work.ErrInvalid)
 		}
 		base = t
+	}
+	if opts.Instrument != nil {
+		base = opts.Instrument(base)
 	}
 	c := &Client{job: opts.Job.withDefaults(), log: opts.Logger.Named("nomad"), parents: map[string]bool{}}
 	var err error

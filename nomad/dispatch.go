@@ -51,6 +51,9 @@ func (c *Client) dispatch(ctx context.Context, e work.Envelope, payload []byte) 
 		JobID: parent, Payload: payload, IdPrefixTemplate: string(e.Attempt),
 		Meta: map[string]string{"item": e.Item, "attempt": string(e.Attempt)},
 	}
+	if e.Traceparent != "" {
+		opts.Meta["traceparent"] = e.Traceparent
+	}
 	w := c.writeOpts(ctx)
 	w.IdempotencyToken = string(e.Attempt)
 	resp, _, err := c.once.Jobs().DispatchOpts(opts, w)

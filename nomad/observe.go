@@ -80,6 +80,11 @@ func (c *Client) Child(ctx context.Context, id string) (work.Child, error) {
 	if job.ParentID != nil && job.Status != nil && job.Stop != nil {
 		child.Parent, child.Status, child.Stopped = *job.ParentID, *job.Status, *job.Stop
 	}
+	if child.Status == "pending" && len(stubs) == 0 {
+		if child.Blocked, err = c.blocked(ctx, id); err != nil {
+			return work.Child{}, err
+		}
+	}
 	sort.Slice(stubs, func(i, j int) bool { return stubs[i].CreateIndex < stubs[j].CreateIndex })
 	for _, stub := range stubs {
 		child.Allocations = append(child.Allocations, fromStub(stub))
@@ -110,8 +115,9 @@ func (c *Client) allocations(ctx context.Context) (map[string][]work.Allocation,
 func fromStub(stub *api.AllocationListStub) work.Allocation {
 	a := work.Allocation{
 		ID: stub.ID, Child: stub.JobID, Node: stub.NodeName, ClientStatus: stub.ClientStatus, DesiredStatus: stub.DesiredStatus,
-		Preempted: stub.PreemptedByAllocation != "", Created: time.Unix(0, stub.CreateTime), ModifyIndex: stub.ModifyIndex,
-		Draining: strings.Contains(stub.DesiredDescription, "migrat"),
+		Preempted: stub.PreemptedByAllocation != "", Created: time.Unix(0, stub.CreateTime), Modified: time.Unix(0, stub.ModifyTime),
+		ModifyIndex: stub.ModifyIndex,
+		Draining:    strings.Contains(stub.DesiredDescription, "migrat"),
 	}
 	a.Description = stub.ClientDescription
 	if stub.ClientStatus == api.AllocClientStatusLost || stub.ClientStatus == api.AllocClientStatusUnknown {

@@ -32,11 +32,11 @@ func main() {
 	switch args := os.Args[1:]; {
 	case len(args) == 1 && args[0] == "version":
 		fmt.Println("drover-worker", version)
-	case len(args) > 0:
+	case len(args) == 0:
+		os.Exit(first(os.Args, os.Environ()))
+	case len(args) > 1 || args[0] != attemptArgument:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
-	case os.Getpid() == 1:
-		os.Exit(first(os.Args))
 	default:
 		hide()
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)

@@ -142,16 +142,77 @@ func TestAgentCannotReadTheWorkersEnvironment(t *testing.T) {
 	}
 }
 
+// openToAll lets every user reach the container's directory, and write there, as Nomad does.
+func (c *container) openToAll() {
+	c.t.Helper()
+	for dir, mode := range map[string]os.FileMode{filepath.Dir(binary): 0o755, filepath.Dir(c.dir): 0o755, c.dir: 0o777, filepath.Join(c.dir, "item.json"): 0o644} {
+		if err := os.Chmod(dir, mode); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// TestDaemonsEndWithTheAgent: what left the agent's process group, and its session, is gone when the tests begin.
+func TestDaemonsEndWithTheAgent(t *testing.T) {
+	t.Parallel()
+	const daemon = `echo $$ >"$HOME/daemon"; while :; do sleep 0.05; done`
+	c := newContainer(t, `setsid sh -c "(setsid sh -c '`+strings.ReplaceAll(daemon, "$", `\$`)+`' </dev/null >/dev/null 2>&1 &) &"
+		until [ -s "$HOME/daemon" ]; do sleep 0.05; done; kill -0 "$(cat "$HOME/daemon")"; echo x >x; git add -A; git commit -qm one`)
+	c.envelope.Spec.Test.Command = `test -s "$HOME/daemon" && ! kill -0 "$(cat "$HOME/daemon")"`
+	if err := c.command().Run(); err != nil {
+		t.Fatalf("%v\n%s", err, &c.out)
+	}
+	if r := c.result(); r.Reason != work.ReasonCompleted || r.Test.Status != work.TestPassed {
+		t.Errorf("result %+v\n%s", r, &c.out)
+	}
+}
+
+// TestNothingOutlivesTheFirstProcess kills it, as a container's engine does: worker and agent go with it.
+func TestNothingOutlivesTheFirstProcess(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t, `echo "$PPID $$" >"$HOME/pids"; echo ready; while :; do sleep 0.1; echo working; done`)
+	cmd := c.command()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, patience, func() error {
+		if !strings.Contains(c.out.String(), "working") {
+			return fmt.Errorf("not ready: %s", &c.out)
+		}
+		return nil
+	})
+	worker, err := exec.Command("pgrep", "-P", fmt.Sprint(cmd.Process.Pid), "-f", "attempt").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	pids, err := os.ReadFile(filepath.Join(c.dir, "work", "home", "pids"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, agent int
+	if _, err := fmt.Sscan(string(pids), &first, &agent); err != nil || first != cmd.Process.Pid {
+		t.Errorf("the agent's parent is %d, not %d: %v", first, cmd.Process.Pid, err)
+	}
+	for _, pid := range []string{strings.TrimSpace(string(worker)), fmt.Sprint(agent)} {
+		testkit.Eventually(t, patience, func() error {
+			if _, err := os.Stat("/proc/" + pid); err == nil {
+				return fmt.Errorf("process %s is left", pid)
+			}
+			return nil
+		})
+	}
+}
+
 // asNobody runs the worker as a user without privileges.
 func (c *container) asNobody(cmd *exec.Cmd) {
 	c.t.Helper()
 	const nobody = 65534
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	for _, dir := range []string{filepath.Dir(binary), filepath.Dir(c.dir), c.dir} {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			c.t.Fatal(err)
-		}
-	}
+	c.openToAll()
 	for _, path := range []string{c.dir, filepath.Join(c.dir, "item.json")} {
 		if err := os.Chown(path, nobody, nobody); err != nil {
 			c.t.Fatal(err)
@@ -168,7 +229,7 @@ func TestHealthAndMetricsAreServed(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for page, says := range map[string]string{"/health": "healthy: ", "/metrics": "drover_worker_iterations 1\n"} {
+	for page, says := range map[string]string{"/health": `"ready":true`, "/metrics": "drover_worker_iterations 1\n"} {
 		testkit.Eventually(t, patience, func() error {
 			answer, err := http.Get("http://" + address + page)
 			if err != nil {
@@ -182,23 +243,29 @@ func TestHealthAndMetricsAreServed(t *testing.T) {
 			return nil
 		})
 	}
-	if err := os.WriteFile(filepath.Join(c.dir, "work", "home", "end"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Eventually(t, patience, func() error { // the agent makes its home when it starts
+		return os.WriteFile(filepath.Join(c.dir, "work", "home", "end"), nil, 0o600)
+	})
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, &c.out)
 	}
 }
 
 // TestFirstProcessOfAContainer runs the worker in a process namespace of its own, where the agent leaves orphans behind.
+// Where the test is root, worker and agent are users of their own, as in a container.
 func TestFirstProcessOfAContainer(t *testing.T) {
 	t.Parallel()
 	c := newContainer(t, `for i in 1 2 3; do (sh -c 'sleep 0.2' & ); done; sleep 1; echo "zombies: $(grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l)"
-		echo ready; trap 'exit 9' TERM; while :; do sleep 0.1; done`)
-	cmd := c.command("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
-	if err := exec.Command("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "true").Run(); err != nil {
+		echo "user: $(id -u)"; echo ready; trap 'exit 9' TERM; while :; do sleep 0.1; done`)
+	namespace := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
+	if os.Getuid() != 0 {
+		namespace = append(namespace, "--user", "--map-current-user")
+	}
+	if err := exec.Command(namespace[0], append(namespace[1:], "true")...).Run(); err != nil {
 		t.Skipf("no process namespace here: %v", err)
 	}
+	cmd := c.command(namespace...)
+	c.openToAll()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -209,6 +276,13 @@ func TestFirstProcessOfAContainer(t *testing.T) {
 		}
 		return nil
 	})
+	wantUser := "user: " + fmt.Sprint(os.Getuid())
+	if os.Getuid() == 0 {
+		wantUser = "user: 1001"
+	}
+	if !strings.Contains(c.out.String(), wantUser) {
+		t.Errorf("not %s: %s", wantUser, &c.out)
+	}
 	if !strings.Contains(c.out.String(), "zombies: 0") {
 		t.Errorf("orphans are not reaped: %s", &c.out)
 	}

@@ -3,42 +3,63 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"github.com/hashicorp/go-hclog"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/consul"
 	"drover/internal/work"
 	"drover/internal/worker"
+	"drover/internal/worker/launch"
 	"drover/internal/worker/redact"
 )
 
-// run wires the worker to Consul, runs it and returns the exit status.
+// workDirectory is the worker's own, in the task's directory.
+const workDirectory = "work"
+
+// agentDirVariable names the agent's directory, where the agent is another user
+// than the worker.
+const agentDirVariable = "DROVER_AGENT_DIR"
+
+// run wires the worker to Consul and to the first process, runs it and returns
+// the exit status.
 func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	redactor := redact.FromEnviron(environ)
 	out, errs := redactor.Writer(stdout), redactor.Writer(stderr)
 	defer func() { _, _ = out.Flush(), errs.Flush() }() // nobody reads any more
 	env := variables(environ)
-	log := hclog.New(&hclog.LoggerOptions{
-		Name: "drover-worker", Output: errs, Level: hclog.LevelFromString(cmp.Or(env["DROVER_LOG_LEVEL"], "info")),
-	})
+	watch, err := observe(ctx, env, errs)
+	if err != nil {
+		fmt.Fprintln(errs, "drover-worker:", err)
+		return exitFailed
+	}
+	defer watch.close()
+	log := watch.log
 	host, _ := os.Hostname() // outside of Nomad alone
 	dir, err := filepath.Abs(env["NOMAD_TASK_DIR"])
 	if err != nil {
 		log.Error("find the task's directory", "error", err)
 		return exitFailed
 	}
+	launcher, err := launch.Connect(launcherFile)
+	if err != nil {
+		log.Error("reach the first process", "error", err)
+		return exitFailed
+	}
+	defer launcher.Close()
+	if env[agentDirVariable] == "" {
+		log.Warn("the agent is not isolated: it runs as the worker's own user, and could read what the worker can; " +
+			"a container that runs as root, with the capabilities setuid, setgid and kill, has users of their own for both")
+	}
 	err = worker.Run(ctx, worker.Options{
-		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, "work"),
+		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
+		AgentDir: env[agentDirVariable], Agent: launcher,
 		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
-		Health: healthAddress(env), Registry: prometheus.NewRegistry(),
+		Health: healthAddress(env), Registry: watch.registry, Tracer: watch.traces.Tracer(),
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
 		Open: func(prefix string) (worker.Store, error) {
-			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log})
+			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log, Instrument: watch.backends.Around("consul")})
 			return store{client}, err
 		},
 	})
@@ -59,15 +80,6 @@ func healthAddress(env map[string]string) string {
 		return ":" + port
 	}
 	return ""
-}
-
-func variables(environ []string) map[string]string {
-	env := map[string]string{}
-	for _, pair := range environ {
-		name, value, _ := strings.Cut(pair, "=")
-		env[name] = value
-	}
-	return env
 }
 
 // store makes a Consul client the worker's store.

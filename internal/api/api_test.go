@@ -288,7 +288,7 @@ func TestTokenIsChecked(t *testing.T) {
 			t.Errorf("token %q: got %v, want %v", token, err, want)
 		}
 	}
-	resp, err := http.Get(server.URL + "/v1/health")
+	resp, err := http.Get(server.URL + "/health")
 	ok(t, err)
 	resp.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
@@ -315,7 +315,7 @@ func TestHealth(t *testing.T) {
 		"no consul":       {api.Options{Leader: leader(false, work.ErrUnavailable)}, http.StatusServiceUnavailable},
 	} {
 		recorder := httptest.NewRecorder()
-		api.NewHandler(test.opts).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/v1/health", nil))
+		api.NewHandler(test.opts).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/health", nil))
 		if recorder.Code != test.want {
 			t.Errorf("%s: %d %s", name, recorder.Code, recorder.Body)
 		}

@@ -9,13 +9,18 @@ package api
 import (
 	"context"
 	"io"
+	"time"
 
 	"drover/internal/control"
+	"drover/internal/report"
 	"drover/internal/work"
 )
 
 // Service is what the API needs from the leader. Client satisfies it too.
 type Service interface {
+	Queues
+	Breakers
+
 	// Submit validates the items and stores all of them or none. An item whose
 	// id is stored already is returned as it is, so a call may be repeated.
 	// It returns work.ErrInvalid, work.ErrNoLeader and work.ErrUnavailable.
@@ -64,6 +69,11 @@ type Service interface {
 	CreateToken(ctx context.Context, r control.TokenRequest) (control.NewToken, error)
 	// RevokeToken removes a token. It returns work.ErrNotFound.
 	RevokeToken(ctx context.Context, id string) (work.Token, error)
+	// Explain says why an item is where it is, and what a person can do.
+	// It returns what Item returns.
+	Explain(ctx context.Context, id string) (control.Explanation, error)
+	// Report says how the items ended that did so since a time.
+	Report(ctx context.Context, since time.Time) (report.Report, error)
 	// Status returns how the servers stand.
 	Status(ctx context.Context) (control.Status, error)
 }

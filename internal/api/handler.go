@@ -43,6 +43,12 @@ type Options struct {
 	// Transport reaches the leader from a server that does not lead; http.DefaultTransport if nil.
 	Transport http.RoundTripper
 	Logger    hclog.Logger
+	// Local is the server itself.
+	Local Local
+	// Metrics answers /metrics; there is none if nil.
+	Metrics http.Handler
+	// MetricsNeedToken has /metrics ask for a token too.
+	MetricsNeedToken bool
 }
 
 type handler struct {
@@ -152,29 +158,3 @@ func decodeStrict(data []byte, into any) error {
 }
 
 func (h *handler) status(r *http.Request) (any, error) { return h.Service.Status(r.Context()) }
-
-// Health is the answer to a health check.
-type Health struct {
-	Healthy bool `json:"healthy"`
-	Leads   bool `json:"leads"`
-}
-
-// health tells whether this server can answer calls: it leads and is ready, or
-// it knows who leads.
-func (h *handler) health(r *http.Request) (any, error) {
-	_, self, err := h.Leader(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	if !self {
-		return Health{Healthy: true}, nil
-	}
-	status, err := h.Service.Status(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	if len(status.NotReady) > 0 {
-		return nil, fmt.Errorf("%s: %w", strings.Join(status.NotReady, "; "), work.ErrUnavailable)
-	}
-	return Health{Healthy: true, Leads: true}, nil
-}

@@ -21,7 +21,7 @@ type route struct {
 
 // table is every call of the API.
 func (h *handler) table() []route {
-	return slices.Concat(h.itemRoutes(), h.tokenRoutes(), h.serverRoutes())
+	return slices.Concat(h.itemRoutes(), h.queueRoutes(), h.breakerRoutes(), h.tokenRoutes(), h.serverRoutes(), h.observeRoutes())
 }
 
 func (h *handler) itemRoutes() []route {
@@ -57,7 +57,6 @@ func (h *handler) serverRoutes() []route {
 		{http.MethodGet, "/v1/events", work.RoleRead, http.HandlerFunc(h.events)},
 		{http.MethodGet, "/v1/status", work.RoleRead, h.call(http.StatusOK, h.status)},
 		{http.MethodGet, "/v1/openapi.json", "", http.HandlerFunc(h.openAPI)},
-		{http.MethodGet, "/v1/health", "", h.call(http.StatusOK, h.health)}, // load balancers have no token
 	}
 }
 
@@ -67,8 +66,11 @@ func (h *handler) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, route := range h.table() {
 		answer := route.handler
+		if route.role != "" && !route.ofThisServer() {
+			answer = h.leads(answer)
+		}
 		if route.role != "" {
-			answer = h.authorized(route.role, h.leads(answer))
+			answer = h.authorized(route.role, answer)
 		}
 		mux.Handle(route.method+" "+route.pattern, answer)
 	}

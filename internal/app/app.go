@@ -22,6 +22,7 @@ import (
 	"drover/internal/api"
 	"drover/internal/config"
 	"drover/internal/orchestrator"
+	"drover/internal/telemetry"
 	"drover/internal/work"
 	"drover/nomad"
 )
@@ -36,7 +37,8 @@ const leadPause = time.Second
 // Options of a server. Config must be valid.
 type Options struct {
 	Config  config.Config
-	Logger  hclog.Logger
+	Logs    *telemetry.Logs
+	Traces  *telemetry.Traces // nil sends none
 	Version string
 	// Ready is called once the API answers, with its address.
 	Ready func(addr string)
@@ -51,6 +53,7 @@ type Server struct {
 	log     hclog.Logger
 	leading atomic.Pointer[orchestrator.Orchestrator] // nil while another leads
 	address atomic.Pointer[string]                    // where the API answers
+	seen    *telemetryOf
 }
 
 // Run serves until ctx ends. A leader hands over first; attempts that run go on.
@@ -68,9 +71,15 @@ func Run(ctx context.Context, opts Options) error {
 }
 
 func newServer(opts Options) (*Server, error) {
-	cfg := opts.Config
-	store, err := consul.Open(consul.Options{
-		Address: cfg.Consul.Address, Token: string(cfg.Consul.Token), Prefix: cfg.Consul.Prefix, Logger: opts.Logger,
+	cfg, logger := opts.Config, opts.Logs.Logger()
+	s := &Server{opts: opts, id: work.NewID(time.Now()), log: logger.Named("server")}
+	var err error
+	if s.seen, err = s.newTelemetry(); err != nil {
+		return nil, err
+	}
+	s.store, err = consul.Open(consul.Options{
+		Address: cfg.Consul.Address, Token: string(cfg.Consul.Token), Prefix: cfg.Consul.Prefix, Logger: logger,
+		Instrument: s.seen.backends.Around("consul"),
 	})
 	if err != nil {
 		return nil, err
@@ -79,14 +88,11 @@ func newServer(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := nomad.Open(nomad.Options{
+	s.cluster, err = nomad.Open(nomad.Options{
 		Address: cfg.Nomad.Address, Token: string(cfg.Nomad.Token), Namespace: cfg.Nomad.Namespace, Region: cfg.Nomad.Region,
-		Job: job, Logger: opts.Logger,
+		Job: job, Logger: logger, Instrument: s.seen.backends.Around("nomad"),
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &Server{opts: opts, id: work.NewID(time.Now()), store: store, cluster: cluster, log: opts.Logger.Named("server")}, nil
+	return s, err
 }
 
 func (s *Server) serve(ctx context.Context, listener net.Listener) error {
@@ -176,14 +182,17 @@ func (s *Server) term(term *consul.Term) {
 	cfg := s.opts.Config
 	queues := map[string]orchestrator.Queue{}
 	for name, q := range cfg.Queues() {
-		queues[name] = orchestrator.Queue{MaxInFlight: q.MaxInFlight, Retry: q.Retry.Override(), Agent: q.Agent, Command: q.Command}
+		queues[name] = q.Settings()
 	}
 	o := orchestrator.New(orchestrator.Config{
 		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: queues, Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),
-		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), KVPrefix: cfg.Consul.Prefix,
-	}, s.store, term, s.cluster, s.opts.Logger)
+		Breaker: cfg.BreakerPolicy(), Retention: s.retention(),
+		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), KVPrefix: cfg.Consul.Prefix, Observer: s.seen, Traced: s.seen.traces != nil,
+	}, s.store, term, s.cluster, s.opts.Logs.Logger())
 	s.leading.Store(o)
+	s.seen.metrics.SetLeader(true)
 	err := o.Run(term.Context())
 	s.leading.Store(nil)
+	s.seen.metrics.SetLeader(false)
 	s.log.Info("leading no more", "server", s.id, "cause", err)
 }

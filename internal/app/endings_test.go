@@ -19,13 +19,13 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/client"
 	consulapi "github.com/hashicorp/consul/api"
-	"github.com/hashicorp/go-hclog"
 	nomadapi "github.com/hashicorp/nomad/api"
 
 	"drover/consul"
 	"drover/internal/app"
 	"drover/internal/config"
 	"drover/internal/control"
+	"drover/internal/telemetry"
 	"drover/internal/testkit"
 	"drover/internal/testkit/gittest"
 	"drover/internal/work"
@@ -307,8 +307,12 @@ func (s *stage) serve() {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		logger := hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Debug})
-		done <- app.Run(ctx, app.Options{Config: cfg, Logger: logger})
+		logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: log, Level: "debug"})
+		if err != nil {
+			done <- err
+			return
+		}
+		done <- app.Run(ctx, app.Options{Config: cfg, Logs: logs})
 	}()
 	s.t.Cleanup(func() {
 		stop()

@@ -25,7 +25,8 @@ func (s *Server) apiOptions() (api.Options, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = settings
 	return api.Options{
-		Service: service{s}, Token: string(cfg.Token), StoredToken: s.store.Token, Leader: s.leader, Transport: transport, Logger: s.opts.Logger,
+		Service: service{s}, Token: string(cfg.Token), StoredToken: s.store.Token, Leader: s.leader, Transport: transport,
+		Logger: s.opts.Logs.Logger().Named("api"), Metrics: s.seen.handler(), MetricsNeedToken: cfg.MetricsNeedToken, Local: local{s},
 	}, nil
 }
 

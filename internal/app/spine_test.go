@@ -51,6 +51,7 @@ type spine struct {
 	forge     *forgetest.Server
 	client    *api.Client
 	transport *http.Transport
+	env       []string // of servers, besides the test's own
 }
 
 // newSpine returns a spine whose workers are processes, with the binaries under test.
@@ -161,7 +162,7 @@ func (s *spine) start() *process {
 	s.t.Helper()
 	p := &process{cmd: exec.Command(filepath.Join(s.bin, "drover"), "server", "--config", s.config), log: &bytes.Buffer{}, done: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env = append(os.Environ(), "DROVER_LOG_LEVEL=debug")
+	p.cmd.Env = append(append(os.Environ(), "DROVER_LOG_LEVEL=debug"), s.env...)
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -83,7 +83,17 @@ func runDev(ctx context.Context, opts devOptions, sh *shell) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	logger := newLogger(cfg, sh.err)
+	logs, err := serverLogs(cfg, sh)
+	if err != nil {
+		return err
+	}
+	defer opts.rereadOnHangup(sh, logs)()
+	logger := logs.Logger()
+	traces, closeTraces, err := sh.traces(ctx, "drover", logger)
+	if err != nil {
+		return err
+	}
+	defer closeTraces()
 	cluster, err := devcluster.Start(ctx, devcluster.Options{
 		Embedded: opts.embedded, Logger: logger, Consul: hostPort(cfg.Consul.Address), Nomad: hostPort(cfg.Nomad.Address),
 	})
@@ -108,7 +118,7 @@ func runDev(ctx context.Context, opts devOptions, sh *shell) (err error) {
 		}
 	}()
 	err = app.Run(running, app.Options{
-		Config: cfg, Logger: logger, Version: currentVersion().Version,
+		Config: cfg, Logs: logs, Traces: traces, Version: currentVersion().Version,
 		Ready: func(address string) { printDev(sh, cluster, cfg, address) },
 	})
 	stop()

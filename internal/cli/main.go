@@ -30,13 +30,14 @@ type shell struct {
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
+	env    []string
 	getenv func(string) string
 }
 
 // Main runs the command of args, which do not hold the program's name, and
 // returns its exit status. It ends early when ctx does.
 func Main(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	sh := &shell{in: stdin, out: stdout, err: stderr, getenv: lookup(env)}
+	sh := &shell{in: stdin, out: stdout, err: stderr, env: env, getenv: lookup(env)}
 	root := newRoot(sh)
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -78,7 +79,8 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newWait(sh), newOpen(sh),
 		newRetry(sh), newRequeue(sh), newCancel(sh), newKill(sh), newPriority(sh), newEdit(sh), newRemove(sh),
 		newExport(sh), newImport(sh),
-		newToken(sh),
+		newQueue(sh), newBreaker(sh), newToken(sh),
+		newExplain(sh), newReport(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {

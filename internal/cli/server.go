@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"io"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
 	"drover/internal/app"
@@ -16,7 +14,7 @@ type serverOptions struct {
 	address   string
 	advertise string
 	logLevel  string
-	logJSON   bool
+	logFormat string
 }
 
 func (o *serverOptions) bind(cmd *cobra.Command) {
@@ -25,7 +23,7 @@ func (o *serverOptions) bind(cmd *cobra.Command) {
 	flags.StringVar(&o.address, "http-addr", "", "host:port to listen on ("+config.EnvAddress+"; "+config.DefaultAddress+" if not given)")
 	flags.StringVar(&o.advertise, "advertise", "", "host:port where others reach this server ("+config.EnvAdvertise+")")
 	flags.StringVar(&o.logLevel, "log-level", "", "trace, debug, info, warn, error or off ("+config.EnvLogLevel+")")
-	flags.BoolVar(&o.logJSON, "log-json", false, "log JSON ("+config.EnvLogJSON+")")
+	flags.StringVar(&o.logFormat, "log-format", "", "auto (text on a terminal, JSON elsewhere), text or json ("+config.EnvLogFormat+")")
 }
 
 // load returns the configuration that files, environment and flags make, not validated yet.
@@ -37,12 +35,11 @@ func (o serverOptions) load(sh *shell) (config.Config, error) {
 	for _, set := range []struct {
 		to   *string
 		from string
-	}{{&cfg.HTTP.Address, o.address}, {&cfg.HTTP.Advertise, o.advertise}, {&cfg.Orchestrator.LogLevel, o.logLevel}} {
+	}{{&cfg.HTTP.Address, o.address}, {&cfg.HTTP.Advertise, o.advertise}, {&cfg.Orchestrator.LogLevel, o.logLevel}, {&cfg.Orchestrator.LogFormat, o.logFormat}} {
 		if set.from != "" {
 			*set.to = set.from
 		}
 	}
-	cfg.Orchestrator.LogJSON = cfg.Orchestrator.LogJSON || o.logJSON
 	return cfg, nil
 }
 
@@ -70,9 +67,19 @@ func runServer(ctx context.Context, opts serverOptions, sh *shell) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	logger := newLogger(cfg, sh.err)
+	logs, err := serverLogs(cfg, sh)
+	if err != nil {
+		return err
+	}
+	defer opts.rereadOnHangup(sh, logs)()
+	logger := logs.Logger()
+	traces, closeTraces, err := sh.traces(ctx, "drover", logger)
+	if err != nil {
+		return err
+	}
+	defer closeTraces()
 	err = app.Run(ctx, app.Options{
-		Config: cfg, Logger: logger, Version: currentVersion().Version,
+		Config: cfg, Logs: logs, Traces: traces, Version: currentVersion().Version,
 		Ready: func(address string) { logger.Info("serving", "address", address) },
 	})
 	return orDone(ctx, err)
@@ -84,10 +91,4 @@ func orDone(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-func newLogger(cfg config.Config, w io.Writer) hclog.Logger {
-	return hclog.New(&hclog.LoggerOptions{
-		Name: "drover", Output: w, Level: hclog.LevelFromString(cfg.Orchestrator.LogLevel), JSONFormat: cfg.Orchestrator.LogJSON,
-	})
 }

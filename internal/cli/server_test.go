@@ -12,13 +12,13 @@ import (
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
-	"github.com/hashicorp/go-hclog"
 
 	"drover/internal/api"
 	"drover/internal/app"
 	"drover/internal/config"
 	"drover/internal/control"
 	"drover/internal/devcluster/nomadd"
+	"drover/internal/telemetry"
 	"drover/internal/testkit"
 	"drover/internal/work"
 )
@@ -56,14 +56,18 @@ func startServer(ctx context.Context, t testing.TB, consul, nomad string, change
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	log := hclog.NewNullLogger()
+	level := "off"
 	if os.Getenv("DROVER_TEST_LOG") != "" {
-		log = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug})
+		level = "debug"
+	}
+	logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: os.Stderr, Level: level})
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- app.Run(ctx, app.Options{Config: cfg, Logger: log, Version: "test", Ready: func(url string) { ready <- url }})
+		ended <- app.Run(ctx, app.Options{Config: cfg, Logs: logs, Version: "test", Ready: func(url string) { ready <- url }})
 	}()
 	r.stop = func() {
 		cancel()
@@ -79,7 +83,6 @@ func startServer(ctx context.Context, t testing.TB, consul, nomad string, change
 	case err := <-ended:
 		return nil, err
 	}
-	var err error
 	if r.client, err = api.NewClient(api.ClientOptions{Address: r.url, Token: cfg.HTTP.Token.Reveal()}); err != nil {
 		return nil, err
 	}

@@ -85,6 +85,9 @@ func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 	flags.StringVar(&o.taskFile, "task-file", "", "file that holds the task; - is standard input")
 	flags.StringVar(&s.Base, "base", "", "branch to start from; the remote's default branch if not given")
 	flags.StringVar(&s.Queue, "queue", "", "queue; \""+work.DefaultQueue+"\" if not given")
+	flags.StringArrayVar(&s.Paths, "path", nil, "file, directory or glob of the repository that the item is to have for itself; may be repeated")
+	flags.StringArrayVar(&s.DependsOn, "depends-on", nil, "id of an item that is to complete first; may be repeated")
+	flags.StringVar(&s.UniqueKey, "unique-key", "", "key of the item in its queue: a submission that repeats it returns the item that has it")
 	flags.IntVar(&o.priority, "priority", work.DefaultPriority, fmt.Sprintf("0 to %d, the higher the sooner", work.MaxPriority))
 	flags.StringArrayVar(&o.labels, "label", nil, "label as KEY=VALUE; may be repeated")
 	flags.StringVar(&o.notBefore, "not-before", "", "earliest start: a time (2026-01-31T08:00:00Z) or a duration from now (2h)")
@@ -150,8 +153,16 @@ func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
 	if err != nil {
 		return err
 	}
+	for _, item := range stored {
+		for _, warning := range item.Warnings {
+			fmt.Fprintf(sh.err, "warning: item %s: %s\n", item.ID, warning)
+		}
+	}
+	if err := sh.traceSubmission(ctx, stored); err != nil {
+		return err
+	}
 	if opts.wait {
-		if stored, err = waitFor(ctx, client, idsOf(items), sh); err != nil && !errors.Is(err, errIncomplete) {
+		if stored, err = waitFor(ctx, client, idsOf(stored), sh); err != nil && !errors.Is(err, errIncomplete) {
 			return err
 		}
 	}
@@ -202,10 +213,14 @@ func (o submitOptions) submitMany(ctx context.Context, client *api.Client, docum
 // linesPerStep is how many items are sent between two steps of the progress bar.
 const linesPerStep = 500
 
-func idsOf(items []control.Submission) []string {
-	ids := make([]string, len(items))
-	for i, item := range items {
-		ids[i] = item.ID
+// idsOf returns the ids of items, each once: a unique key can have two
+// submissions be one item.
+func idsOf(items []work.Item) []string {
+	var ids []string
+	for _, item := range items {
+		if !slices.Contains(ids, item.ID) {
+			ids = append(ids, item.ID)
+		}
 	}
 	return ids
 }

@@ -27,6 +27,25 @@ const (
 	DefaultLogLevel          = "info"
 )
 
+// Defaults of the retention block. An item and the logs of its attempts take some
+// 100 KB in Consul.
+const (
+	DefaultKeepFor = Duration("720h")
+	DefaultKeep    = 10000
+)
+
+// Formats of logs.
+const (
+	LogAuto = "auto" // text on a terminal, JSON elsewhere
+	LogText = "text"
+	LogJSON = "json"
+)
+
+// LogSubsystems lists what can have a log level of its own.
+func LogSubsystems() []string {
+	return []string{"api", "consul", "nomad", "orchestrator", "server", "telemetry"}
+}
+
 // Config is everything a server can be told.
 type Config struct {
 	HTTP         HTTP
@@ -35,6 +54,8 @@ type Config struct {
 	Worker       Worker
 	ItemDefaults ItemDefaults
 	Retry        Retry
+	Breaker      Breaker
+	Retention    Retention
 	Orchestrator Orchestrator
 	QueueBlocks  []Queue
 }
@@ -47,6 +68,8 @@ type HTTP struct {
 	TLSKey    string `hcl:"tls_key,optional"`    // file
 	TLSCA     string `hcl:"tls_ca,optional"`     // file; clients must then have a certificate of this CA
 	TokenFile string `hcl:"token_file,optional"` // the token's file; DROVER_TOKEN comes first
+	// MetricsNeedToken has /metrics ask for the token too; otherwise it is as open as /health.
+	MetricsNeedToken bool `hcl:"metrics_need_token,optional"`
 	// Token is what clients have to show; none is asked for if empty.
 	Token Secret
 }
@@ -139,16 +162,70 @@ type Orchestrator struct {
 	ReconcileInterval Duration `hcl:"reconcile_interval,optional"`
 	LeaderTTL         Duration `hcl:"leader_ttl,optional"` // silence after which another server may lead
 	LogLevel          string   `hcl:"log_level,optional"`
-	LogJSON           bool     `hcl:"log_json,optional"`
+	LogFormat         string   `hcl:"log_format,optional"` // LogAuto, LogText or LogJSON
+	// LogLevels are levels of subsystems that differ from LogLevel.
+	LogLevels map[string]string `hcl:"log_levels,optional"`
 }
 
 // Queue is a queue that items can name.
 type Queue struct {
-	Name        string      `hcl:"name,label"`
-	MaxInFlight int         `hcl:"max_in_flight,optional"` // attempts in flight at a time; 0 is no limit of its own
-	Agent       string      `hcl:"agent,optional"`         // kind of agent of items that name none; the default's if empty
-	Command     []string    `hcl:"command,optional"`       // of these agents
-	Retry       *QueueRetry `hcl:"retry,block"`
+	Name           string      `hcl:"name,label"`
+	MaxInFlight    int         `hcl:"max_in_flight,optional"`     // attempts in flight at a time; 0 is no limit of its own
+	Rate           float64     `hcl:"rate,optional"`              // dispatches a minute; 0 is no limit
+	Burst          int         `hcl:"burst,optional"`             // dispatches that may come together after a quiet while; 1 if 0
+	TokensPerHour  int         `hcl:"tokens_per_hour,optional"`   // 0 is no limit
+	CostUSDPerHour float64     `hcl:"cost_usd_per_hour,optional"` // 0 is no limit
+	Image          string      `hcl:"image,optional"`             // of items that name none; the worker's if empty
+	MemoryMB       int         `hcl:"memory_mb,optional"`         // of items that name none, as what follows; the default's if 0
+	MemoryMaxMB    int         `hcl:"memory_max_mb,optional"`
+	Cores          int         `hcl:"cores,optional"`
+	CPUMHz         int         `hcl:"cpu_mhz,optional"`
+	PIDs           int         `hcl:"pids,optional"`
+	Agent          string      `hcl:"agent,optional"`   // kind of agent of items that name none; the default's if empty
+	Command        []string    `hcl:"command,optional"` // of these agents
+	Retry          *QueueRetry `hcl:"retry,block"`
+}
+
+// Settings returns what the queue has of its own.
+func (q Queue) Settings() work.QueueSettings {
+	tokens := int64(q.TokensPerHour)
+	settings := work.QueueSettings{
+		MaxInFlight: given(q.MaxInFlight), Rate: given(q.Rate), Burst: given(q.Burst),
+		TokensPerHour: given(tokens), CostUSDPerHour: given(q.CostUSDPerHour),
+		Image: q.Image, Agent: q.Agent, Command: q.Command, Retry: q.Retry.Override(),
+	}
+	resources := work.Resources{MemoryMB: q.MemoryMB, MemoryMaxMB: q.MemoryMaxMB, Cores: q.Cores, CPUMHz: q.CPUMHz, PIDs: q.PIDs}
+	if resources != (work.Resources{}) {
+		settings.Resources = &resources
+	}
+	return settings
+}
+
+// given returns a pointer to what is not zero.
+func given[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// Breaker is when the breaker of a repository opens.
+type Breaker struct {
+	Window      Duration           `hcl:"window,optional"`       // attempts that count
+	MinCount    int                `hcl:"min_count,optional"`    // weight of the attempts in the window below which none opens
+	FailureRate float64            `hcl:"failure_rate,optional"` // share of failures at which one opens; above 0, at most 1
+	Pause       Duration           `hcl:"pause,optional"`        // before one attempt passes; doubles from time to time
+	MaxPause    Duration           `hcl:"max_pause,optional"`
+	Weights     map[string]float64 `hcl:"weights,optional"` // reason to how much it counts; others stay as they are
+}
+
+// Retention is how long items are kept that are over.
+type Retention struct {
+	KeepFor     Duration `hcl:"keep_for,optional"`     // since their end; 0 is for ever
+	Keep        int      `hcl:"keep,optional"`         // at most so many; 0 is all
+	ArchiveFile string   `hcl:"archive_file,optional"` // JSON lines, appended to before items are removed
+	ArchiveCmd  []string `hcl:"archive_cmd,optional"`  // gets the JSON lines on its standard input, in place of a file
 }
 
 // QueueRetry changes rows of the retry table for the items of one queue. What is
@@ -175,7 +252,7 @@ func (r *QueueRetry) Override() *work.RetryOverride {
 
 // Default returns the configuration of a server that was told nothing.
 func Default() Config {
-	d, r := work.NewDefaults(), work.DefaultRetryPolicy()
+	d, r, b := work.NewDefaults(), work.DefaultRetryPolicy(), work.DefaultBreakerPolicy()
 	return Config{
 		HTTP:   HTTP{Address: DefaultAddress},
 		Consul: Consul{Prefix: "drover/"},
@@ -193,9 +270,13 @@ func Default() Config {
 			MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
 			Jitter: r.Jitter, MemoryGrowth: r.MemoryGrowth,
 		},
+		Breaker: Breaker{
+			Window: text(b.Window), MinCount: int(b.MinCount), FailureRate: b.FailureRate, Pause: text(b.Pause), MaxPause: text(b.MaxPause),
+		},
+		Retention: Retention{KeepFor: DefaultKeepFor, Keep: DefaultKeep},
 		Orchestrator: Orchestrator{
 			MaxInFlight: DefaultMaxInFlight, ReconcileInterval: DefaultReconcileInterval,
-			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel,
+			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel, LogFormat: LogAuto,
 		},
 	}
 }
@@ -236,6 +317,19 @@ func (c Config) RetryPolicy() work.RetryPolicy {
 		Jitter: c.Retry.Jitter, MemoryGrowth: c.Retry.MemoryGrowth,
 	}
 	return policy.With(&work.RetryOverride{Actions: actions(c.Retry.Actions)})
+}
+
+// BreakerPolicy returns when breakers open and close.
+func (c Config) BreakerPolicy() work.BreakerPolicy {
+	b := c.Breaker
+	policy := work.BreakerPolicy{
+		Weights: work.DefaultBreakerWeights(), Window: b.Window.work(), MinCount: float64(b.MinCount), FailureRate: b.FailureRate,
+		Pause: b.Pause.work(), MaxPause: b.MaxPause.work(),
+	}
+	for reason, weight := range b.Weights {
+		policy.Weights[work.Reason(reason)] = weight
+	}
+	return policy
 }
 
 func actions(named map[string]string) map[work.Reason]work.Action {

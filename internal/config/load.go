@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -20,7 +19,7 @@ const (
 	EnvToken     = "DROVER_TOKEN"
 	EnvImage     = "DROVER_WORKER_IMAGE"
 	EnvLogLevel  = "DROVER_LOG_LEVEL"
-	EnvLogJSON   = "DROVER_LOG_JSON"
+	EnvLogFormat = "DROVER_LOG_FORMAT"
 )
 
 // file is the schema of a configuration file. Its blocks point into a Config,
@@ -32,6 +31,8 @@ type file struct {
 	Worker       *Worker       `hcl:"worker,block"`
 	Defaults     *ItemDefaults `hcl:"defaults,block"`
 	Retry        *Retry        `hcl:"retry,block"`
+	Breaker      *Breaker      `hcl:"breaker,block"`
+	Retention    *Retention    `hcl:"retention,block"`
 	Orchestrator *Orchestrator `hcl:"orchestrator,block"`
 	Queues       []Queue       `hcl:"queue,block"`
 }
@@ -50,16 +51,14 @@ func Load(getenv func(string) string, paths ...string) (Config, error) {
 	if err := c.readTokens(); err != nil {
 		return Config{}, err
 	}
-	if err := c.override(getenv); err != nil {
-		return Config{}, err
-	}
+	c.override(getenv)
 	return c, nil
 }
 
 func (c *Config) read(path string) error {
 	f := file{
 		HTTP: &c.HTTP, Consul: &c.Consul, Nomad: &c.Nomad, Worker: &c.Worker,
-		Defaults: &c.ItemDefaults, Retry: &c.Retry, Orchestrator: &c.Orchestrator,
+		Defaults: &c.ItemDefaults, Retry: &c.Retry, Breaker: &c.Breaker, Retention: &c.Retention, Orchestrator: &c.Orchestrator,
 	}
 	if err := hclsimple.DecodeFile(path, nil, &f); err != nil {
 		return fmt.Errorf("configuration file %s: %w", faults(path, err), work.ErrInvalid)
@@ -106,21 +105,13 @@ func (c *Config) readTokens() error {
 	return nil
 }
 
-func (c *Config) override(getenv func(string) string) error {
+func (c *Config) override(getenv func(string) string) {
 	for name, to := range map[string]*string{
 		EnvAddress: &c.HTTP.Address, EnvAdvertise: &c.HTTP.Advertise, EnvImage: &c.Worker.Image,
-		EnvLogLevel: &c.Orchestrator.LogLevel, EnvToken: (*string)(&c.HTTP.Token),
+		EnvLogLevel: &c.Orchestrator.LogLevel, EnvLogFormat: &c.Orchestrator.LogFormat, EnvToken: (*string)(&c.HTTP.Token),
 	} {
 		if value := getenv(name); value != "" {
 			*to = value
 		}
 	}
-	if value := getenv(EnvLogJSON); value != "" {
-		on, err := strconv.ParseBool(value)
-		if err != nil {
-			return fmt.Errorf("%s=%s: use true or false: %w", EnvLogJSON, value, work.ErrInvalid)
-		}
-		c.Orchestrator.LogJSON = on
-	}
-	return nil
 }

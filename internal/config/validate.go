@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -72,6 +73,8 @@ func (c Config) Validate() error {
 	c.Worker.validate(&check)
 	c.ItemDefaults.validate(&check)
 	c.Retry.validate(&check)
+	c.validateBreaker(&check)
+	c.Retention.validate(&check)
 	c.Orchestrator.validate(&check)
 	c.validateQueues(&check)
 	if c.Consul.Prefix == "" || !strings.HasSuffix(c.Consul.Prefix, "/") || strings.HasPrefix(c.Consul.Prefix, "/") {
@@ -201,8 +204,38 @@ func (o Orchestrator) validate(check *checker) {
 	check.atLeast("orchestrator.max_in_flight", o.MaxInFlight, 1)
 	check.duration("orchestrator.reconcile_interval", o.ReconcileInterval, time.Second)
 	check.duration("orchestrator.leader_ttl", o.LeaderTTL, MinLeaderTTL)
-	if hclog.LevelFromString(o.LogLevel) == hclog.NoLevel {
-		check.bad("orchestrator.log_level", "%q: use trace, debug, info, warn, error or off", o.LogLevel)
+	check.oneOf("orchestrator.log_format", o.LogFormat, LogAuto, LogText, LogJSON)
+	check.logLevel("orchestrator.log_level", o.LogLevel)
+	for _, subsystem := range slices.Sorted(maps.Keys(o.LogLevels)) {
+		check.oneOf("orchestrator.log_levels", subsystem, LogSubsystems()...)
+		check.logLevel("orchestrator.log_levels."+subsystem, o.LogLevels[subsystem])
+	}
+}
+
+func (c *checker) logLevel(field, level string) {
+	if hclog.LevelFromString(level) == hclog.NoLevel {
+		c.bad(field, "%q: use trace, debug, info, warn, error or off", level)
+	}
+}
+
+func (c Config) validateBreaker(check *checker) {
+	b := c.Breaker
+	check.duration("breaker.window", b.Window, time.Second)
+	check.duration("breaker.pause", b.Pause, time.Second)
+	check.duration("breaker.max_pause", b.MaxPause, time.Second)
+	if err := c.BreakerPolicy().Validate(); err != nil {
+		check.bad("breaker", "%s", strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error()))
+	}
+}
+
+func (r Retention) validate(check *checker) {
+	check.duration("retention.keep_for", r.KeepFor, 0)
+	check.atLeast("retention.keep", r.Keep, 0)
+	if r.ArchiveFile != "" && len(r.ArchiveCmd) > 0 {
+		check.bad("retention.archive_cmd", "give archive_file or archive_cmd, not both")
+	}
+	if len(r.ArchiveCmd) > 0 && r.ArchiveCmd[0] == "" {
+		check.bad("retention.archive_cmd", "must name a program")
 	}
 }
 
@@ -217,12 +250,12 @@ func (c Config) validateQueues(check *checker) {
 			check.bad(field, "is defined twice")
 		}
 		seen[q.Name] = true
-		check.atLeast(field+".max_in_flight", q.MaxInFlight, 0)
-		check.oneOf(field+".agent", q.Agent, append(work.Agents(), "")...)
-		if len(q.Command) > 0 && q.Agent == "" {
-			check.bad(field+".command", "say which kind of agent it is: %s", strings.Join(work.Agents(), ", "))
-		}
 		q.Retry.validate(check, field+".retry")
+		settings := q.Settings()
+		settings.Retry = nil // checked above, with its durations
+		for _, fault := range settings.Faults() {
+			check.bad(field+"."+fault.Field, "%s", fault.What)
+		}
 	}
 }
 

@@ -4,13 +4,15 @@ package httpretry
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
 )
 
-// A call is sent at most five times within about 5 s, well below any TTL.
+// A call is sent at most five times within about 2 s, well below any TTL: who
+// calls hears of trouble soon, and decides for how long it tries again.
 const (
 	retries = 4
 	waitMin = 100 * time.Millisecond
@@ -25,7 +27,7 @@ func Client(base http.RoundTripper, final ...int) *http.Client {
 	rc.HTTPClient = &http.Client{Transport: base}
 	rc.RetryMax, rc.RetryWaitMin, rc.RetryWaitMax = retries, waitMin, waitMax
 	rc.Logger = nil
-	rc.Backoff = retryablehttp.LinearJitterBackoff
+	rc.Backoff = backoff
 	rc.ErrorHandler = passOn
 	rc.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
 		for _, status := range final {
@@ -36,6 +38,13 @@ func Client(base http.RoundTripper, final ...int) *http.Client {
 		return retryablehttp.DefaultRetryPolicy(ctx, resp, err)
 	}
 	return rc.StandardClient()
+}
+
+// backoff doubles the pause before each try. Up to half of it is added, so that
+// clients that failed together come back apart.
+func backoff(least, most time.Duration, try int, _ *http.Response) time.Duration {
+	pause := retryablehttp.DefaultBackoff(least, most, try, nil)
+	return pause + rand.N(pause/2)
 }
 
 // passOn gives either the answer or the error: an HTTP client must not get both.

@@ -23,7 +23,7 @@ func (o *Orchestrator) adopt(ctx context.Context, child work.Child) *entry {
 		o.reportUnknown(child, "it was dispatched by hand and can't be adopted: "+err.Error())
 		return nil
 	}
-	o.log.Info("a child dispatched by hand is adopted", "item", child.Attempt.Item(), "child", child.ID)
+	o.logOf(child.Attempt).Info("a child dispatched by hand is adopted", "child", child.ID)
 	return e
 }
 

@@ -73,7 +73,7 @@ func (o *Orchestrator) importable(item *work.Item) (bool, error) {
 	if err := item.CheckStored(); err != nil {
 		return false, err
 	}
-	if _, known := o.cfg.Queues[item.Spec.Queue]; !known {
+	if !slices.Contains(o.queueNames(), item.Spec.Queue) {
 		return false, fmt.Errorf("item %s: %w", item.ID, o.unknownQueue(item.Spec.Queue))
 	}
 	e := o.entry(item.ID)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"drover/internal/queue"
 	"drover/internal/work"
 )
 
@@ -16,6 +17,9 @@ const idleCheck = time.Minute
 // dispatchLoop keeps as many attempts in flight as may be.
 func (o *Orchestrator) dispatchLoop(ctx context.Context) error {
 	for {
+		for _, e := range o.takeDoomed() {
+			o.spawn(ctx, func() { o.complain("item not ended", e.item.Load().ID, o.doom(ctx, e)) })
+		}
 		for e := o.next(); e != nil; e = o.next() {
 			o.spawn(ctx, func() { o.complain("item not dispatched", e.item.Load().ID, o.dispatch(ctx, e)) })
 			if ctx.Err() != nil {
@@ -40,21 +44,18 @@ func (o *Orchestrator) dispatchLoop(ctx context.Context) error {
 func (o *Orchestrator) next() *entry {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.open) >= o.cfg.MaxInFlight {
+	if o.queue.Running() >= o.cfg.MaxInFlight {
 		return nil
 	}
-	inFlight := map[string]int{}
-	for _, name := range o.open {
-		inFlight[name]++
-	}
-	picked, ok := o.queue.Next(time.Now(), func(name string) bool {
-		limit := o.cfg.Queues[name].MaxInFlight
-		return limit == 0 || inFlight[name] < limit
-	})
+	now := time.Now()
+	o.closeBroken(now)
+	picked, ok := o.queue.Next(now, func(name string) queue.Gate { return o.gate(name, now) })
 	if !ok {
 		return nil
 	}
 	o.open[picked.ID] = picked.Queue
+	o.lines[picked.Queue].dispatched(now)
+	o.letThrough(picked)
 	return o.entries[picked.ID]
 }
 
@@ -63,10 +64,28 @@ func (o *Orchestrator) next() *entry {
 func (o *Orchestrator) untilDue() time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if due, ok := o.queue.Due(); ok && len(o.open) < o.cfg.MaxInFlight {
-		return min(max(time.Until(due), time.Millisecond), idleCheck)
+	pause := idleCheck
+	if o.queue.Running() >= o.cfg.MaxInFlight {
+		return pause
 	}
-	return idleCheck
+	now := time.Now()
+	until := func(t time.Time) {
+		if t.After(now) {
+			pause = min(pause, max(t.Sub(now), time.Millisecond))
+		}
+	}
+	if due, ok := o.queue.Due(); ok {
+		pause = min(pause, max(due.Sub(now), time.Millisecond))
+	}
+	for name, l := range o.lines {
+		for _, w := range l.waits(now, o.queue.InFlight(name)) {
+			until(w.Until)
+		}
+	}
+	for _, b := range o.broken {
+		until(b.Until)
+	}
+	return pause
 }
 
 // dispatch stores that the item's next attempt is assigned, then starts it. A
@@ -83,6 +102,9 @@ func (o *Orchestrator) dispatch(ctx context.Context, e *entry) error {
 	}
 	if err := o.apply(ctx, e, work.Assigned{}); err != nil {
 		o.track(e)
+		if errors.Is(err, errBreakerOpened) {
+			return nil // it waits again
+		}
 		return err
 	}
 	return o.send(ctx, e)
@@ -118,6 +140,9 @@ func (o *Orchestrator) send(ctx context.Context, e *entry) error {
 func (o *Orchestrator) envelope(ctx context.Context, item *work.Item) (work.Envelope, error) {
 	envelope := item.Envelope(o.cfg.KVPrefix)
 	envelope.Resume.LastLog = o.lastLog(ctx, item)
+	if o.cfg.Traced {
+		envelope.Traceparent = work.Traceparent(envelope.Attempt)
+	}
 	data, err := json.Marshal(envelope)
 	if err != nil {
 		return work.Envelope{}, fmt.Errorf("envelope of attempt %s: %w", envelope.Attempt, err)

@@ -44,6 +44,8 @@ type cluster struct {
 	nomadURL  string
 	transport *http.Transport
 	prefix    string
+	breaker   work.BreakerPolicy // opens none unless the test changes it
+	retention orchestrator.Retention
 	tasks     *scripted
 }
 
@@ -51,6 +53,8 @@ func newCluster(t *testing.T, task func(*run) nomadd.Exit) *cluster {
 	t.Helper()
 	c := &cluster{t: t, prefix: "test/", transport: cleanhttp.DefaultPooledTransport()}
 	c.tasks = &scripted{cluster: c, task: task}
+	c.breaker = work.DefaultBreakerPolicy()
+	c.breaker.MinCount = 1000
 	c.consulURL = testkit.EmbeddedConsul(t)
 	c.nomadURL = testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 64000, Cores: 64, Drivers: map[string]nomadd.Driver{"docker": c.tasks}})
 	t.Cleanup(c.transport.CloseIdleConnections)
@@ -111,7 +115,7 @@ func (c *cluster) start(f faults) *server {
 	}
 	s := &server{term: term, ended: make(chan struct{}), line: line}
 	s.Orchestrator = orchestrator.New(orchestrator.Config{
-		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient, "codex": {Agent: work.AgentCodex}}, Defaults: defaults(), Retry: retry,
+		MaxInFlight: 20, Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient, "codex": {Agent: work.AgentCodex}}, Defaults: defaults(), Retry: retry, Breaker: c.breaker, Retention: c.retention,
 		ReconcileEvery: 500 * time.Millisecond, KVPrefix: c.prefix,
 	}, store, ledger, world, log)
 	go func() {
@@ -258,12 +262,20 @@ type scripted struct {
 	task    func(*run) nomadd.Exit
 	mu      sync.Mutex
 	started map[work.AttemptID]int
+	pulled  <-chan struct{} // holds starts up until it is closed; nil does not
+}
+
+// pull has the next tasks wait for their image until done is closed.
+func (s *scripted) pull(done <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pulled = done
 }
 
 func (s *scripted) Layout(host nomadd.Layout) nomadd.Layout { return host }
 func (s *scripted) Close() error                            { return nil }
 
-func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, error) {
+func (s *scripted) Start(ctx context.Context, task *nomadd.Task) (nomadd.Process, error) {
 	r := &run{cluster: s.cluster, alloc: task.AllocID, stdout: task.Stdout, stderr: task.Stderr, signals: make(chan syscall.Signal, 4)}
 	data, err := os.ReadFile(filepath.Join(task.Host.Local, "item.json"))
 	if err == nil {
@@ -283,7 +295,16 @@ func (s *scripted) Start(_ context.Context, task *nomadd.Task) (nomadd.Process, 
 		s.started = map[work.AttemptID]int{}
 	}
 	s.started[r.envelope.Attempt]++
+	pulled := s.pulled
 	s.mu.Unlock()
+	if pulled != nil {
+		task.Notify("Downloading image")
+		select {
+		case <-pulled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	p := &process{exit: make(chan nomadd.Exit, 1), signals: r.signals}
 	go func() {
 		exit := nomadd.Exit{Code: 70} // should the test fail in the task

@@ -44,7 +44,10 @@ func (o *Orchestrator) Items(ctx context.Context, q control.Query) (control.Page
 		})
 	}
 	slices.SortFunc(found.items, order.compare)
-	out := control.Page{Items: values(found.items), Total: total}
+	out := control.Page{Items: make([]work.Item, len(found.items)), Total: total}
+	for i, item := range found.items {
+		out.Items[i] = o.told(item)
+	}
 	if found.more {
 		out.Next = order.cursor(found.items[len(found.items)-1])
 	}
@@ -61,7 +64,7 @@ func (o *Orchestrator) walk(order listOrder, to *page) int {
 		at, step = 0, 1
 	}
 	if order.ID != "" {
-		place, found := o.place(order.ID)
+		place, found := o.rank(order.ID)
 		switch at = place; {
 		case !order.Asc:
 			at-- // before it, whether it is still there or not

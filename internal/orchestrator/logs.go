@@ -69,7 +69,11 @@ func (o *Orchestrator) keepLogs(ctx context.Context, a work.AttemptID, child wor
 	} else if before != nil && logs.Missing != "" {
 		return nil // what was captured earlier is better than nothing
 	}
-	return o.ledger.Commit(ctx, work.Change{PutLogs: logs})
+	if err := o.ledger.Commit(ctx, work.Change{PutLogs: logs}); err != nil {
+		return err
+	}
+	o.observer.LogsKept(sizeOf(logs))
+	return nil
 }
 
 func (o *Orchestrator) capture(ctx context.Context, a work.Allocation, logs *work.KeptLogs) error {
@@ -104,6 +108,16 @@ func (o *Orchestrator) readLog(ctx context.Context, a work.Allocation, stream st
 	return data, err
 }
 
+func sizeOf(logs *work.KeptLogs) int {
+	size := 0
+	for _, lines := range [][]string{logs.Stdout, logs.Stderr} {
+		for _, line := range lines {
+			size += len(line) + 1
+		}
+	}
+	return size
+}
+
 // lastLines cuts output to whole lines, at most keptLines of them, without
 // what looks like a secret.
 func lastLines(data []byte) []string {
@@ -117,7 +131,7 @@ func lastLines(data []byte) []string {
 	}
 	lines = lines[max(0, len(lines)-keptLines):]
 	for i, line := range lines {
-		lines[i] = redactSecrets(line)
+		lines[i] = work.RedactSecrets(line)
 	}
 	return lines
 }

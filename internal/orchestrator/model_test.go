@@ -117,7 +117,7 @@ func (m *model) lead() {
 	d := defaults()
 	d.Resources.MemoryMaxMB = 300
 	m.o = orchestrator.New(orchestrator.Config{
-		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(),
+		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(), Breaker: work.DefaultBreakerPolicy(),
 		ReconcileEvery: 30 * time.Second,
 	}, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
 	go func(o *orchestrator.Orchestrator, done chan struct{}) {
@@ -219,8 +219,7 @@ func (m *model) happen(s step) {
 		}
 	case "late_result":
 		if len(m.ids) > 0 {
-			m.report(work.Allocation{ID: "nobody", Attempt: work.NewAttemptID(m.ids[s.n%len(m.ids)], 1)}, work.ReasonCompleted)
-			m.lateFor(work.NewAttemptID(m.ids[s.n%len(m.ids)], 1))
+			m.reportLate(work.NewAttemptID(m.ids[s.n%len(m.ids)], 1))
 		}
 	case "place":
 		if found := m.alive(work.ClientPending); len(found) > 0 && !m.consulDown {
@@ -235,16 +234,15 @@ func (m *model) happen(s step) {
 	}
 }
 
-// lateFor takes a result back that is not late: only a worker that holds the
-// claim writes one for an attempt that is still open.
-func (m *model) lateFor(a work.AttemptID) {
+// reportLate reports an item's first attempt for an allocation that nobody knows,
+// if that is late: only a worker that holds the claim reports an open attempt.
+func (m *model) reportLate(a work.AttemptID) {
 	if _, ok := m.items[a.Item()]; !ok {
-		delete(m.results, a)
 		return
 	}
 	item := m.item(a.Item())
-	if attempt := item.Attempt(1); attempt == nil || !attempt.State.Terminal() {
-		delete(m.results, a)
+	if attempt := item.Attempt(1); attempt != nil && attempt.State.Terminal() {
+		m.report(work.Allocation{ID: "nobody", Attempt: a}, work.ReasonCompleted)
 	}
 }
 

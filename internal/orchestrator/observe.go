@@ -17,7 +17,10 @@ const retryPause = time.Second
 // compared anew, because the stream can skip events without a word.
 func (o *Orchestrator) eventLoop(ctx context.Context) error {
 	for {
-		err := o.cluster.Watch(ctx, o.index.Load(), func(a work.Allocation) { o.spawn(ctx, func() { o.observe(ctx, a) }) })
+		err := o.cluster.Watch(ctx, o.index.Load(), func(a work.Allocation) {
+			o.eventSeen(a)
+			o.spawn(ctx, func() { o.observe(ctx, a) })
+		})
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -123,7 +126,7 @@ func (o *Orchestrator) late(ctx context.Context, e *entry, r work.Result) {
 	}
 	err := o.apply(ctx, e, work.LateResult{Result: r}, work.Change{ConsumeResult: r.Attempt})
 	if err == nil {
-		o.log.Info("late result kept for the record", "item", r.Attempt.Item(), "attempt", r.Attempt.Number(), "reason", r.Reason)
+		o.logOf(r.Attempt).Info("late result kept for the record", "reason", r.Reason)
 	}
 	o.complain("late result not kept", r.Attempt, err)
 }
@@ -144,7 +147,7 @@ func (o *Orchestrator) heartbeatLoop(ctx context.Context) error {
 			continue
 		}
 		index = next
-		o.usage.hear(beats, time.Now())
+		o.heard(beats, time.Now())
 		for _, beat := range beats {
 			if beat.Critical {
 				o.spawn(ctx, func() { o.silent(ctx, beat) })

@@ -42,95 +42,120 @@ const parallel = 16
 // Config says how an orchestrator works.
 type Config struct {
 	MaxInFlight    int              // attempts dispatched and not ended, over all queues
-	Queues         map[string]Queue // known queues
+	Queues         map[string]Queue // that the configuration declares
 	Defaults       work.Defaults
 	Retry          work.RetryPolicy
+	Breaker        work.BreakerPolicy
+	Retention      Retention
 	ReconcileEvery time.Duration
 	KVPrefix       string // handed to the workers
+	Observer       Observer
+	Traced         bool // workers are told which trace they belong to
 }
 
 // Queue is what a queue has of its own.
-type Queue struct {
-	MaxInFlight int                 // attempts in flight at a time; 0 is no limit of its own
-	Retry       *work.RetryOverride // rows of the retry table that it changes; may be nil
-	Agent       string              // kind of agent of items that name none; the server's if empty
-	Command     []string            // of these agents; the adapter's own, or the server's where it is of the same kind, if empty
-}
+type Queue = work.QueueSettings
 
 // Orchestrator is one term of leadership.
 type Orchestrator struct {
-	cfg     Config
-	store   Store
-	ledger  Ledger
-	cluster Cluster
-	log     hclog.Logger
-	slots   chan struct{} // bounds work done in parallel
-	wake    chan struct{} // something may be dispatched
-	look    chan struct{} // reconcile now
-	index   atomic.Uint64 // of Nomad, from which to watch
-	ready   chan struct{} // closed when the stored items are loaded
-	tasks   *errgroup.Group
-	feed    *feed
-	usage   *usage
-	keying  chan struct{}   // holds a value while submissions with keys are stored
-	term    context.Context // of Run: work that outlives the call that began it
+	cfg      Config
+	store    Store
+	ledger   Ledger
+	cluster  Cluster
+	log      hclog.Logger
+	observer Observer
+	slots    chan struct{} // bounds work done in parallel
+	wake     chan struct{} // something may be dispatched
+	look     chan struct{} // reconcile now
+	index    atomic.Uint64 // of Nomad, from which to watch
+	ready    chan struct{} // closed when the stored items are loaded
+	tasks    *errgroup.Group
+	feed     *feed
+	usage    *usage
+	term     context.Context // of Run: work that outlives the call that began it
 
-	mu       sync.Mutex // guards what follows
-	entries  map[string]*entry
-	sorted   []known // the entries, in the order of their ids
-	queue    *queue.Queue
-	open     map[string]string // queue by id, of items that have an open attempt or are about to
-	cleaning map[work.AttemptID]bool
-	memory   map[string]int  // by repository: MiB its items outgrew their limits to
-	reported map[string]bool // children that are not ours, said once
+	submitting latch // of items that name others, or come with a key
+
+	mu         sync.Mutex // guards what follows
+	entries    map[string]*entry
+	sorted     []known // the entries, in the order of their ids
+	related    bool    // some item depends on another
+	queue      *queue.Queue
+	open       map[string]string          // queue by id, of items that have an open attempt or are about to
+	lines      map[string]*line           // by queue
+	breakers   map[string]*breaker        // by repository
+	broken     map[string]*breaker        // of these, those that are not closed
+	keys       map[string]string          // item by queue and unique key
+	dependants map[string]map[string]bool // ids of queued items, by the item that is to complete first
+	withChild  map[string]bool            // items of which Nomad has a child; nil until it was asked
+	doomed     []*entry                   // queued items that depend on one that did not complete
+	cleaning   map[work.AttemptID]bool
+	memory     map[string]int  // by repository: MiB its items outgrew their limits to
+	reported   map[string]bool // children that are not ours, said once
+	beats      map[work.AttemptID]beat
 }
 
 // entry is one item. It is locked over a whole transition, so that transitions
 // of one item come one after the other.
 type entry struct {
-	locked chan struct{}             // holds a value while locked; a transition can wait long for Consul, so waiting has a context
-	item   atomic.Pointer[work.Item] // replaced, never changed
+	latch
+	item atomic.Pointer[work.Item] // replaced, never changed
 	// removed says that the item is forgotten: nothing may be stored of it.
-	// Guarded by locked.
+	// Guarded by the latch.
 	removed bool
 }
 
 func newEntry(item *work.Item) *entry {
-	e := &entry{locked: make(chan struct{}, 1)}
+	e := &entry{latch: newLatch()}
 	e.item.Store(item)
 	return e
 }
 
-// lock waits for the item. It returns the context's cause when that ends first.
-func (e *entry) lock(ctx context.Context) error {
+// latch is a lock that is held over a write to Consul, which can take long, so
+// that waiting for it has a context. An item's is taken first, then a breaker's,
+// then a queue's.
+type latch chan struct{}
+
+func newLatch() latch { return make(latch, 1) }
+
+// lock waits for the latch. It returns the context's cause when that ends first.
+func (l latch) lock(ctx context.Context) error {
 	select {
-	case e.locked <- struct{}{}:
+	case l <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// tryLock locks the item unless it is locked.
-func (e *entry) tryLock() bool {
+// tryLock locks the latch unless it is locked.
+func (l latch) tryLock() bool {
 	select {
-	case e.locked <- struct{}{}:
+	case l <- struct{}{}:
 		return true
 	default:
 		return false
 	}
 }
 
-func (e *entry) unlock() { <-e.locked }
+func (l latch) unlock() { <-l }
 
 // New returns an orchestrator for one term. Run starts it.
 func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logger) *Orchestrator {
-	return &Orchestrator{
-		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"),
+	if cfg.Observer == nil {
+		cfg.Observer = Unobserved{}
+	}
+	o := &Orchestrator{
+		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, dependants: map[string]map[string]bool{},
+		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
-		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), keying: make(chan struct{}, 1), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
+		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
 		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
 	}
+	for name, settings := range cfg.Queues {
+		o.lines[name] = newLine(name, &settings)
+	}
+	return o
 }
 
 // Run leads until ctx ends, which is the end of the term, and returns its cause.
@@ -147,7 +172,7 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		o.log.Warn("first comparison failed, trying again", "error", err)
 		nudge(o.look)
 	}
-	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop} {
+	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop, o.retentionLoop} {
 		group.Go(func() error { return loop(ctx) })
 	}
 	return group.Wait()
@@ -156,12 +181,9 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 // load fills memory from the store, and tries until it can.
 func (o *Orchestrator) load(ctx context.Context) error {
 	for {
-		items, err := o.store.Items(ctx)
+		err := o.loadOnce(ctx)
 		if err == nil {
-			for i := range items {
-				o.track(o.add(&items[i]))
-			}
-			o.log.Info("items loaded", "items", len(items), "open", len(o.open), "queued", o.queue.Len())
+			o.observer.Loaded(o.snapshot())
 			return nil
 		}
 		o.log.Warn("items not loaded, trying again", "error", err)
@@ -171,17 +193,46 @@ func (o *Orchestrator) load(ctx context.Context) error {
 	}
 }
 
+func (o *Orchestrator) loadOnce(ctx context.Context) error {
+	queues, err := o.store.Queues(ctx)
+	if err != nil {
+		return err
+	}
+	breakers, err := o.store.Breakers(ctx)
+	if err != nil {
+		return err
+	}
+	items, err := o.store.Items(ctx)
+	if err != nil {
+		return err
+	}
+	o.recall(queues, breakers, items, time.Now())
+	entries := make([]*entry, len(items))
+	for i := range items {
+		entries[i] = o.add(&items[i])
+	}
+	for _, e := range entries { // once all are known: items name others
+		o.track(e)
+	}
+	o.log.Info("items loaded", "items", len(items), "open", len(o.open), "queued", o.queue.Len())
+	return nil
+}
+
 func (o *Orchestrator) add(item *work.Item) *entry {
 	e := newEntry(item)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.entries[item.ID] = e
-	at, found := o.place(item.ID)
+	at, found := o.rank(item.ID)
 	if found {
 		o.sorted[at].entry = e
 	} else {
 		o.sorted = slices.Insert(o.sorted, at, known{item.ID, e})
 	}
+	if item.Spec.UniqueKey != "" {
+		o.keys[keyOf(item.Spec)] = item.ID
+	}
+	o.related = o.related || len(item.Spec.DependsOn) > 0
 	return e
 }
 
@@ -191,9 +242,25 @@ type known struct {
 	entry *entry
 }
 
-// place returns where an id stands, or would stand, in sorted. The caller holds mu.
-func (o *Orchestrator) place(id string) (int, bool) {
+// rank returns where an id stands, or would stand, in sorted. The caller holds mu.
+func (o *Orchestrator) rank(id string) (int, bool) {
 	return slices.BinarySearchFunc(o.sorted, id, func(k known, id string) int { return strings.Compare(k.id, id) })
+}
+
+// remove forgets an item that is stored no more.
+func (o *Orchestrator) remove(item *work.Item) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.entries, item.ID)
+	if at, found := o.rank(item.ID); found {
+		o.sorted = slices.Delete(o.sorted, at, at+1)
+	}
+	delete(o.open, item.ID)
+	o.queue.Remove(item.ID)
+	if o.keys[keyOf(item.Spec)] == item.ID {
+		delete(o.keys, keyOf(item.Spec))
+	}
+	o.settleDependants(item.ID)
 }
 
 // entry returns an item's entry, nil if there is no such item.
@@ -205,22 +272,47 @@ func (o *Orchestrator) entry(id string) *entry {
 
 // track keeps the queue and the number of open attempts in step with an item.
 func (o *Orchestrator) track(e *entry) {
-	item := e.item.Load()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.place(e)
+	nudge(o.wake)
+}
+
+// place is track for who holds mu.
+func (o *Orchestrator) place(e *entry) {
+	item := e.item.Load()
 	o.memory[item.Spec.Repository] = max(o.memory[item.Spec.Repository], item.OutgrewMB())
 	switch {
 	case item.State == work.StateQueued:
 		delete(o.open, item.ID)
-		o.queue.Put(queue.Entry{ID: item.ID, Queue: item.Spec.Queue, Priority: *item.Spec.Priority, NotBefore: item.NotBefore})
+		if o.independent(e, item) {
+			o.queue.Put(entryOf(item))
+		} else {
+			o.queue.Remove(item.ID)
+		}
 	case item.State.Terminal():
 		delete(o.open, item.ID)
 		o.queue.Remove(item.ID)
+		o.settleDependants(item.ID)
 	default:
 		o.open[item.ID] = item.Spec.Queue
-		o.queue.Remove(item.ID)
+		o.queue.Start(entryOf(item), item.Current().CreatedAt)
 	}
-	nudge(o.wake)
+}
+
+// entryOf is what the queue needs to know of an item.
+func entryOf(item *work.Item) queue.Entry {
+	e := queue.Entry{
+		ID: item.ID, Queue: item.Spec.Queue, Repository: work.RepositoryKey(item.Spec.Repository), Priority: *item.Spec.Priority,
+		Since: item.CreatedAt, NotBefore: item.NotBefore, Paths: item.Spec.PathSet(), Attempt: len(item.Attempts),
+	}
+	if item.State == work.StateQueued {
+		e.Attempt++
+	}
+	if item.Spec.NotBefore.After(e.Since) {
+		e.Since = item.Spec.NotBefore
+	}
+	return e
 }
 
 // apply makes one transition: it is stored first, with what must change along
@@ -235,15 +327,25 @@ func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, al
 	if err != nil {
 		return err
 	}
-	changes := append([]work.Change{{PutItem: &after}}, along...)
+	with, err := o.alongside(ctx, &before, &after)
+	if err != nil {
+		return err
+	}
+	defer with.unlock()
+	changes := slices.Concat([]work.Change{{PutItem: &after}}, along, with.changes)
 	if err := o.ledger.Commit(ctx, changes...); err != nil {
 		return fmt.Errorf("store item %s: %w", before.ID, err)
 	}
 	e.item.Store(&after)
-	o.track(e)
+	o.mu.Lock()
+	with.takeOver()
+	o.place(e)
+	o.mu.Unlock()
+	nudge(o.wake)
+	o.observer.Applied(&before, &after)
 	o.announce(&after)
 	if before.State != after.State {
-		o.log.Info("item moved", "item", after.ID, "attempt", len(after.Attempts), "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
+		o.itemLog(&after).Info("item moved", "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
 	}
 	return nil
 }
@@ -251,7 +353,7 @@ func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, al
 // policy returns the retry policy of an item: the server's, changed by its
 // queue's, changed by its own.
 func (o *Orchestrator) policy(spec work.Spec) work.RetryPolicy {
-	return o.cfg.Retry.With(o.cfg.Queues[spec.Queue].Retry).With(spec.Retry)
+	return o.cfg.Retry.With(o.settings(spec.Queue).Retry).With(spec.Retry)
 }
 
 // openItems returns the entries that have an open attempt.
@@ -289,7 +391,7 @@ func (o *Orchestrator) complain(what string, id any, err error) {
 	if err == nil || errors.Is(err, work.ErrFenced) || errors.Is(err, context.Canceled) || errors.Is(err, work.ErrStaleAttempt) {
 		return
 	}
-	o.log.Warn(what, "id", id, "error", err)
+	o.logOf(id).Warn(what, "error", err)
 }
 
 // nudge wakes a loop that may be waiting; one pending wake-up is enough.

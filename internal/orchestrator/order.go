@@ -22,7 +22,7 @@ func (o *Orchestrator) Order(ctx context.Context, id string, order control.Order
 		return work.Item{}, err
 	}
 	if order.Verb == control.Remove {
-		return o.remove(ctx, e, order)
+		return o.removeItem(ctx, e, order)
 	}
 	attempt, err := o.carryOut(ctx, e, order)
 	if err == nil && attempt != "" {
@@ -113,9 +113,9 @@ const (
 	removeCheck   = 250 * time.Millisecond
 )
 
-// remove forgets an item that has ended, once nothing of it is left in Nomad: a
+// removeItem forgets an item that has ended, once nothing of it is left in Nomad: a
 // child without an item would be nobody's.
-func (o *Orchestrator) remove(ctx context.Context, e *entry, order control.Order) (work.Item, error) {
+func (o *Orchestrator) removeItem(ctx context.Context, e *entry, order control.Order) (work.Item, error) {
 	item := *e.item.Load()
 	if !item.State.Terminal() && !order.Force {
 		return item, fmt.Errorf("item %s is %s: cancel it first, or use force: %w", item.ID, item.State, work.ErrConflict)
@@ -131,39 +131,41 @@ func (o *Orchestrator) remove(ctx context.Context, e *entry, order control.Order
 	if err := o.leftNothing(ctx, e); err != nil {
 		return item, fmt.Errorf("remove item %s: %w", item.ID, err)
 	}
-	if err := e.lock(ctx); err != nil {
-		return item, err
-	}
-	defer e.unlock()
-	item = *e.item.Load()
-	if err := meant(&item, order); err != nil {
+	current := e.item.Load()
+	item = *current
+	switch err := meant(current, order); {
+	case err != nil:
 		return item, fmt.Errorf("remove item %s: %w", item.ID, err)
-	}
-	if !item.State.Terminal() {
+	case !item.State.Terminal():
 		return item, fmt.Errorf("item %s is %s again: %w", item.ID, item.State, work.ErrConflict)
 	}
-	if err := o.ledger.Commit(ctx, work.Change{DeleteItem: item.ID}); err != nil {
-		return item, fmt.Errorf("remove item %s: %w", item.ID, err)
+	if other := o.dependantOf(item.ID); other != "" {
+		return item, fmt.Errorf("item %s depends on item %s: %w", other, item.ID, work.ErrConflict)
 	}
-	o.forgetEntry(e)
-	o.log.Info("item removed", "item", item.ID, "by", order.By)
+	if err := o.discard(ctx, current); err != nil {
+		return item, err
+	}
+	if o.entry(item.ID) == e {
+		return item, fmt.Errorf("item %s changed while it was removed: %w", item.ID, work.ErrConflict)
+	}
+	o.itemLog(current).Info("item removed", "by", order.By)
 	return item, nil
 }
 
-// forgetEntry takes an item out of memory. The caller has e locked, and nothing
-// can be stored of it from now on.
-func (o *Orchestrator) forgetEntry(e *entry) {
-	item := e.item.Load()
-	e.removed = true
+// dependantOf returns an open item that depends on one, empty if none does.
+func (o *Orchestrator) dependantOf(id string) (dependant string) {
 	o.mu.Lock()
-	delete(o.entries, item.ID)
-	if at, found := o.place(item.ID); found {
-		o.sorted = slices.Delete(o.sorted, at, at+1)
-	}
-	delete(o.open, item.ID)
-	o.queue.Remove(item.ID)
+	related := o.related
 	o.mu.Unlock()
-	o.feed.publish(control.Event{Type: control.EventRemoved, At: time.Now().UTC(), Item: item.ID, Queue: item.Spec.Queue, State: item.State})
+	if !related {
+		return ""
+	}
+	o.each(control.Filter{}, func(item *work.Item) {
+		if !item.State.Terminal() && slices.Contains(item.Spec.DependsOn, id) {
+			dependant = item.ID
+		}
+	})
+	return dependant
 }
 
 // leftNothing waits until no child of the item's attempts is left.

@@ -32,8 +32,8 @@ func (o *Orchestrator) Overview(ctx context.Context) (control.Overview, error) {
 	}
 	now := time.Now().UTC()
 	queues := map[string]*control.QueueOverview{}
-	for name, queue := range o.cfg.Queues {
-		queues[name] = &control.QueueOverview{Name: name, Items: map[work.State]int{}, MaxInFlight: queue.MaxInFlight}
+	for _, name := range o.queueNames() {
+		queues[name] = &control.QueueOverview{Name: name, Items: map[work.State]int{}, MaxInFlight: value(o.settings(name).MaxInFlight)}
 	}
 	ended := &page{limit: endedShown, order: listOrder{position: position{Sort: control.SortUpdated}, key: sortKeys[control.SortUpdated]}}
 	var open []*work.Item
@@ -53,6 +53,7 @@ func (o *Orchestrator) Overview(ctx context.Context) (control.Overview, error) {
 			queue.Delayed++
 		}
 	})
+	o.usage.keepOnly(open)
 	out := control.Overview{At: now, Running: o.running(ctx, open)}
 	for _, name := range slices.Sorted(maps.Keys(queues)) {
 		out.Queues = append(out.Queues, *queues[name])
@@ -88,7 +89,7 @@ func (o *Orchestrator) describe(ctx context.Context, item *work.Item) control.Ru
 	task, _, _ := strings.Cut(strings.TrimSpace(item.Spec.Task), "\n")
 	r := control.Running{
 		Item: item.ID, Attempt: a.Number, State: a.State, Why: item.Why, Queue: item.Spec.Queue, Repository: item.Spec.Repository,
-		Task: task, Node: a.Node, Since: a.CreatedAt, MemoryMB: a.MemoryMB, Heartbeat: o.usage.beat(a.ID),
+		Task: task, Node: a.Node, Since: a.CreatedAt, MemoryMB: a.MemoryMB, Heartbeat: o.lastBeat(a.ID).at,
 	}
 	if a.State != work.AttemptRunning {
 		return r
@@ -101,11 +102,10 @@ func (o *Orchestrator) describe(ctx context.Context, item *work.Item) control.Ru
 	return r
 }
 
-// usage is what was seen of running attempts, for who looks at them.
+// usage is the memory that was seen of running attempts, for who looks at them.
 type usage struct {
 	mu     sync.Mutex
 	memory map[work.AttemptID]sample
-	beats  map[work.AttemptID]heard
 }
 
 type sample struct {
@@ -113,36 +113,17 @@ type sample struct {
 	at time.Time
 }
 
-type heard struct {
-	text string
-	at   time.Time
-}
+func newUsage() *usage { return &usage{memory: map[work.AttemptID]sample{}} }
 
-func newUsage() *usage {
-	return &usage{memory: map[work.AttemptID]sample{}, beats: map[work.AttemptID]heard{}}
-}
-
-// hear notes the heartbeats of all workers; those that are gone are forgotten. A
-// beat is a new one when its text is.
-func (u *usage) hear(beats []work.Heartbeat, now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	next := make(map[work.AttemptID]heard, len(beats))
-	for _, b := range beats {
-		at := now
-		if old, known := u.beats[b.Attempt]; known && old.text == b.Output {
-			at = old.at
-		}
-		next[b.Attempt] = heard{text: b.Output, at: at}
+// keepOnly forgets the attempts that are not among the open items'.
+func (u *usage) keepOnly(open []*work.Item) {
+	current := make(map[work.AttemptID]bool, len(open))
+	for _, item := range open {
+		current[item.CurrentID()] = true
 	}
-	u.beats = next
-	maps.DeleteFunc(u.memory, func(a work.AttemptID, _ sample) bool { _, known := next[a]; return !known })
-}
-
-func (u *usage) beat(a work.AttemptID) time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.beats[a].at
+	maps.DeleteFunc(u.memory, func(a work.AttemptID, _ sample) bool { return !current[a] })
 }
 
 // usedMB returns the memory that an attempt uses, 0 when that is not known.

@@ -12,6 +12,8 @@ import (
 // error, and returns work.ErrUnavailable when Consul can't answer.
 type Store interface {
 	Items(ctx context.Context) ([]work.Item, error)
+	Queues(ctx context.Context) ([]work.QueueRecord, error)
+	Breakers(ctx context.Context) ([]work.Breaker, error)
 	Claims(ctx context.Context) ([]work.Claim, error)
 	// Claim returns an attempt's claim and its index, 0 if there is none.
 	Claim(ctx context.Context, a work.AttemptID) (work.Claim, uint64, error)

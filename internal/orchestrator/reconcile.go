@@ -56,17 +56,23 @@ func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
 
 // reconcile compares what is open with what Nomad and Consul have, and acts on
 // every difference. Doing it twice changes nothing.
-func (o *Orchestrator) reconcile(ctx context.Context) error {
+func (o *Orchestrator) reconcile(ctx context.Context) (err error) {
 	began := time.Now()
+	defer func() { o.observer.Reconciled(time.Since(began), err) }()
 	children, index, err := o.cluster.Children(ctx)
 	if err != nil {
 		return err
 	}
 	o.index.Store(index)
 	listed := map[work.AttemptID]string{}
+	withChild := map[string]bool{}
 	for _, child := range children {
+		withChild[child.Attempt.Item()] = true
 		o.compare(ctx, child, listed)
 	}
+	o.mu.Lock()
+	o.withChild = withChild
+	o.mu.Unlock()
 	for _, e := range o.openItems() {
 		o.missing(ctx, e, listed, began)
 	}
@@ -95,7 +101,7 @@ func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map
 		o.reportUnknown(child, "its item has no such attempt")
 		return
 	case attempt.Child != "" && attempt.Child != child.ID:
-		o.log.Warn("a twin of an attempt's child is stopped", "attempt", child.Attempt, "child", attempt.Child, "twin", child.ID)
+		o.logOf(child.Attempt).Warn("a twin of an attempt's child is stopped", "child", attempt.Child, "twin", child.ID)
 		o.complain("twin not stopped", child.ID, o.cluster.Stop(ctx, child.ID, true))
 		return
 	}
@@ -187,6 +193,9 @@ func (o *Orchestrator) reportUnknown(child work.Child, why string) {
 // expire fails items that waited for a first dispatch longer than they may.
 func (o *Orchestrator) expire(ctx context.Context, now time.Time) {
 	for _, item := range o.snapshot() {
+		if item.State == work.StateQueued && len(item.Spec.DependsOn) > 0 {
+			o.trackID(item.ID) // should its end have failed to be stored
+		}
 		since := item.CreatedAt
 		if item.Spec.NotBefore.After(since) {
 			since = item.Spec.NotBefore

@@ -43,7 +43,7 @@ func (o *Orchestrator) find(ctx context.Context, id string) (*entry, error) {
 	if e := o.entries[id]; e != nil {
 		return e, nil
 	}
-	at, _ := o.place(id)
+	at, _ := o.rank(id)
 	begins := func(n int) bool { return n < len(o.sorted) && strings.HasPrefix(o.sorted[n].id, id) }
 	switch {
 	case id == "" || !begins(at):
@@ -61,7 +61,7 @@ func (o *Orchestrator) Item(ctx context.Context, id string) (work.Item, *work.Pr
 	if err != nil {
 		return work.Item{}, nil, err
 	}
-	item := *e.item.Load()
+	item := o.told(e.item.Load())
 	current := item.Current()
 	if current == nil || current.State.Terminal() {
 		return item, nil, nil

@@ -30,88 +30,124 @@ const (
 
 // Submit stores items. All are checked before any is stored. An item whose id,
 // or key, is stored already is returned as it is, so that a request can be
-// repeated. It returns work.ErrInvalid, work.ErrConflict when an id is taken by
-// another item, and what Ledger.Commit returns.
+// repeated, and so is the one that has a submission's unique key. What who
+// submits should know is in an item's warnings.
+// It returns work.ErrInvalid, work.ErrConflict when an id is taken by another
+// item or the queue takes none, and what Ledger.Commit returns.
 func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	if slices.ContainsFunc(submissions, func(s control.Submission) bool { return s.Key != "" }) {
-		// Two at once could both find a key new.
-		select {
-		case o.keying <- struct{}{}:
-			defer func() { <-o.keying }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	items, fresh, err := o.admitAll(ctx, each(submissions))
+	b, err := o.submit(ctx, submissions, false)
 	if err != nil {
 		return nil, err
 	}
-	return values(items), o.storeAll(ctx, fresh)
+	return o.answer(b), nil
 }
 
-func values(items []*work.Item) []work.Item {
-	out := make([]work.Item, len(items))
-	for i, item := range items {
-		out[i] = *item
-	}
-	return out
-}
-
-// Check returns the items that Submit would store, and stores none.
+// Check returns the items that Submit would return, and stores none.
 func (o *Orchestrator) Check(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	items, _, err := o.admitAll(ctx, each(submissions))
-	return values(items), err
-}
-
-// each returns the submissions one after the other, then io.EOF.
-func each(submissions []control.Submission) func() (control.Submission, error) {
-	next := 0
-	return func() (control.Submission, error) {
-		if next == len(submissions) {
-			return control.Submission{}, io.EOF
-		}
-		next++
-		return submissions[next-1], nil
+	b, err := o.submit(ctx, submissions, true)
+	if err != nil {
+		return nil, err
 	}
+	return o.answer(b), nil
 }
 
 // SubmitStream is Submit for any number of items, each with an id of its own:
 // next returns them one after the other, and io.EOF at their end.
 func (o *Orchestrator) SubmitStream(ctx context.Context, next func() (control.Submission, error)) (control.Submitted, error) {
-	items, fresh, err := o.admitAll(ctx, next)
-	if err != nil {
-		return control.Submitted{}, err
-	}
-	done := control.Submitted{Stored: len(fresh), Repeated: len(items) - len(fresh)}
-	return done, o.storeAll(ctx, fresh)
-}
-
-// admitAll checks submissions to their end, and returns all their items, and
-// those of them that are to be stored.
-func (o *Orchestrator) admitAll(ctx context.Context, next func() (control.Submission, error)) (items, fresh []*work.Item, err error) {
-	if err := o.loaded(ctx); err != nil {
-		return nil, nil, err
-	}
-	if err := o.reachable(ctx); err != nil {
-		return nil, nil, err
-	}
+	var submissions []control.Submission
 	for {
 		s, err := next()
 		if errors.Is(err, io.EOF) {
-			return items, fresh, nil
+			break
 		}
 		if err != nil {
-			return nil, nil, err
+			return control.Submitted{}, err
 		}
-		item, isNew, err := o.admit(s)
-		if err != nil {
-			return nil, nil, fmt.Errorf("item %d: %w", len(items)+1, err)
-		}
-		items = append(items, &item)
-		if isNew {
-			fresh = append(fresh, &item)
+		submissions = append(submissions, s)
+	}
+	b, err := o.submit(ctx, submissions, false)
+	if err != nil {
+		return control.Submitted{}, err
+	}
+	done := control.Submitted{Repeated: len(b.items)}
+	for _, fresh := range b.fresh {
+		if fresh {
+			done.Stored, done.Repeated = done.Stored+1, done.Repeated-1
 		}
 	}
+	return done, nil
+}
+
+// submit checks submissions, and stores them unless dry.
+func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submission, dry bool) (*batch, error) {
+	if err := o.loaded(ctx); err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(submissions, namesOthers) { // these are checked against what is stored
+		if err := o.submitting.lock(ctx); err != nil {
+			return nil, err
+		}
+		defer o.submitting.unlock()
+	}
+	b := newBatch(len(submissions))
+	for i, s := range submissions {
+		b.rename(&s)
+		item, isNew, err := o.admit(s)
+		if err != nil {
+			return nil, fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err)
+		}
+		o.put(b, i, item, isNew)
+	}
+	waves, err := o.waves(b)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.reachable(ctx); err != nil || dry {
+		return b, err
+	}
+	for _, wave := range waves {
+		items := make([]*work.Item, len(wave))
+		for i, at := range wave {
+			items[i] = &b.items[at]
+		}
+		if err := o.storeAll(ctx, items); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// answer returns the items of a batch, with their warnings.
+func (o *Orchestrator) answer(b *batch) []work.Item {
+	for i := range b.items {
+		if first, repeats := b.repeat[i]; repeats {
+			b.items[i] = b.items[first]
+			b.items[i].Warnings = []string{fmt.Sprintf("unique key %s belongs to item %s of the same submission", b.items[i].Spec.UniqueKey, b.items[i].ID)}
+		} else if !b.items[i].State.Terminal() {
+			b.items[i].Warnings = append(b.items[i].Warnings, o.warnings(&b.items[i])...)
+		}
+	}
+	return b.items
+}
+
+// namesOthers reports whether a submission is about other items, too, or is known by a key.
+func namesOthers(s control.Submission) bool {
+	return s.Key != "" || s.Spec.UniqueKey != "" || len(s.Spec.DependsOn) > 0
+}
+
+// warnings says what will keep an item waiting that nobody may expect.
+func (o *Orchestrator) warnings(item *work.Item) (found []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range o.line(item.Spec.Queue).waits(time.Now(), 0) {
+		if w.Kind == control.WaitPaused || w.Kind == control.WaitRateLimited || w.Kind == control.WaitBudget {
+			found = append(found, w.Sentence)
+		}
+	}
+	if b := o.broken[work.RepositoryKey(item.Spec.Repository)]; b != nil {
+		found = append(found, b.Sentence())
+	}
+	return found
 }
 
 // storeAll stores new items, some by one commit.
@@ -169,9 +205,12 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 		}
 		return *stored, false, nil
 	}
-	item := work.NewItem(s.ID, spec, now)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if record := o.line(spec.Queue).record; record.State == work.QueueDraining {
+		return work.Item{}, false, fmt.Errorf("queue %s is draining since %s and takes no items: %w", spec.Queue, stamp(record.Since), work.ErrConflict)
+	}
+	item := work.NewItem(s.ID, spec, now)
 	item.StartWith(o.memory[spec.Repository])
 	return item, true, nil
 }
@@ -197,11 +236,14 @@ func (o *Orchestrator) complete(spec work.Spec) (work.Spec, error) {
 		return spec, err
 	}
 	name := cmp.Or(spec.Queue, work.DefaultQueue)
-	queue, known := o.cfg.Queues[name]
+	o.mu.Lock()
+	line := o.lines[name]
+	known := line != nil && line.known()
+	o.mu.Unlock()
 	if !known {
 		return spec, o.unknownQueue(name)
 	}
-	spec = spec.WithDefaults(o.cfg.Defaults.WithAgent(queue.Agent, queue.Command))
+	spec = spec.WithDefaults(o.cfg.Defaults.WithQueue(o.settings(name)))
 	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
 		return spec, fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
 	}
@@ -220,15 +262,19 @@ func sameSpec(a, b work.Spec) bool {
 }
 
 func (o *Orchestrator) queueNames() []string {
-	names := make([]string, 0, len(o.cfg.Queues))
-	for name := range o.cfg.Queues {
-		names = append(names, name)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	names := make([]string, 0, len(o.lines))
+	for name, l := range o.lines {
+		if l.known() {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
 }
 
-// storeNew stores some new items, all or none. They are not to be changed after.
+// storeNew stores some new items, all or none.
 func (o *Orchestrator) storeNew(ctx context.Context, items []*work.Item) error {
 	changes := make([]work.Change, len(items))
 	for i, item := range items {
@@ -238,8 +284,10 @@ func (o *Orchestrator) storeNew(ctx context.Context, items []*work.Item) error {
 		return fmt.Errorf("store item %s: %w", items[0].ID, err)
 	}
 	for _, item := range items {
-		o.track(o.add(item))
-		o.announce(item)
+		stored := *item
+		o.track(o.add(&stored))
+		o.observer.Applied(nil, &stored)
+		o.announce(&stored)
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ type world struct {
 	lossy      bool // events get lost
 
 	items    map[string][]byte
+	removed  map[string]work.State // as they were stored last
+	queues   map[string]work.QueueRecord
+	breakers map[string]work.Breaker
 	results  map[work.AttemptID]work.Result
 	progress map[work.AttemptID]work.Progress
 	claims   map[work.AttemptID]work.Claim
@@ -49,7 +52,7 @@ type world struct {
 
 func newWorld() *world {
 	return &world{
-		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, results: map[work.AttemptID]work.Result{},
+		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, removed: map[string]work.State{}, queues: map[string]work.QueueRecord{}, breakers: map[string]work.Breaker{}, results: map[work.AttemptID]work.Result{},
 		progress: map[work.AttemptID]work.Progress{}, claims: map[work.AttemptID]work.Claim{}, claimAt: map[work.AttemptID]uint64{},
 		critical: map[work.AttemptID]bool{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
 		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{}, reported: map[work.AttemptID]work.Reason{},
@@ -94,6 +97,16 @@ func (w *world) item(id string) (item work.Item) {
 		panic(err)
 	}
 	return item
+}
+
+func (w *world) Queues(context.Context) (queues []work.QueueRecord, err error) {
+	err = w.read(&w.consulDown, func() { queues = slices.Collect(maps.Values(w.queues)) })
+	return queues, err
+}
+
+func (w *world) Breakers(context.Context) (breakers []work.Breaker, err error) {
+	err = w.read(&w.consulDown, func() { breakers = slices.Collect(maps.Values(w.breakers)) })
+	return breakers, err
 }
 
 func (w *world) Claims(context.Context) (claims []work.Claim, err error) {
@@ -217,6 +230,16 @@ func (w *world) store(c work.Change) {
 	switch {
 	case c.PutItem != nil:
 		w.put(*c.PutItem)
+	case c.DeleteItem != "":
+		w.remove(c.DeleteItem)
+	case c.PutQueue != nil:
+		w.queues[c.PutQueue.Name] = *c.PutQueue
+	case c.DeleteQueue != "":
+		delete(w.queues, c.DeleteQueue)
+	case c.PutBreaker != nil:
+		w.breakers[c.PutBreaker.Repository] = *c.PutBreaker
+	case c.DeleteBreaker != "":
+		delete(w.breakers, c.DeleteBreaker)
 	case c.ConsumeResult != "":
 		delete(w.results, c.ConsumeResult)
 	case c.CloseClaim != nil:
@@ -227,6 +250,24 @@ func (w *world) store(c work.Change) {
 		delete(w.claimAt, c.Forget)
 		delete(w.progress, c.Forget)
 	}
+}
+
+// remove removes an item and checks that it may go.
+func (w *world) remove(id string) {
+	if _, ok := w.items[id]; !ok {
+		return
+	}
+	item := w.item(id)
+	if !item.State.Terminal() {
+		w.fault("item %s was removed while %s", id, item.State)
+	}
+	for _, other := range sortedKeys(w.items) {
+		if dependant := w.item(other); !dependant.State.Terminal() && slices.Contains(dependant.Spec.DependsOn, id) {
+			w.fault("item %s was removed, and %s depends on it", id, other)
+		}
+	}
+	w.removed[id] = item.State
+	delete(w.items, id)
 }
 
 // put stores an item and checks what must hold between it and the one before.

@@ -1,138 +1,255 @@
 // Package queue decides which waiting item runs next. It is pure: it lives in
 // memory, does no I/O and is told the time.
+//
+// Queues share fairly: the one with the fewest attempts in flight is served
+// first, and of equals the one that was not served for longest. Within a queue
+// its repositories share in the same way. Within a repository the higher
+// priority goes first, then the older item; waiting raises priority, see
+// AgePerPoint.
+//
+// Items that have declared paths run only while nobody else has one that
+// overlaps: an attempt that runs, or a lock. The next that can run is taken
+// instead. One that waited so for ReserveAfter gets its paths reserved: those
+// that came later wait behind it.
+//
+// A decision costs the logarithm of the number of items, and as much as there
+// are holders of paths in one repository.
 package queue
 
 import (
-	"container/heap"
 	"time"
+
+	"drover/internal/work"
 )
+
+// AgePerPoint is how much waiting weighs as much as one point of priority. It is
+// counted from the submission, or from the time before which the item was not
+// to start, so that whatever priority others have, an item is overtaken for
+// work.MaxPriority times this at most.
+const AgePerPoint = time.Hour
+
+// ReserveAfter is how long an item waits on paths alone before those that come
+// after it, and whose paths overlap, have to wait for it.
+const ReserveAfter = 15 * time.Minute
+
+// maxReservations bounds how many sets of paths are reserved in a repository at a
+// time. The first of them runs as soon as those end that have its paths now.
+const maxReservations = 8
 
 // Entry is what the queue needs to know of an item.
 type Entry struct {
-	ID        string // sorts by age
-	Queue     string
-	Priority  int // higher first
-	NotBefore time.Time
+	ID         string // sorts by age
+	Queue      string
+	Repository string       // work.RepositoryKey
+	Priority   int          // 0 to work.MaxPriority, higher first
+	Since      time.Time    // from when on it waits
+	NotBefore  time.Time    // earliest start
+	Paths      work.PathSet // that it is to have for itself
+	Attempt    int          // number of the attempt that runs, or is to run
 }
 
-// Queue holds the items that wait. It is not safe for concurrent use.
+// rank orders the entries of a repository: the earlier first. It does not change
+// while an item waits, since all age alike.
+func (e Entry) rank() time.Time { return e.Since.Add(-time.Duration(e.Priority) * AgePerPoint) }
+
+func (e Entry) before(other Entry) bool {
+	if a, b := e.rank(), other.rank(); !a.Equal(b) {
+		return a.Before(b)
+	}
+	return e.ID < other.ID
+}
+
+func (e Entry) equal(other Entry) bool {
+	return e.ID == other.ID && e.Queue == other.Queue && e.Repository == other.Repository && e.Priority == other.Priority &&
+		e.Since.Equal(other.Since) && e.NotBefore.Equal(other.NotBefore) && e.Paths.String() == other.Paths.String() && e.Attempt == other.Attempt
+}
+
+// Gate is whether a queue may start something.
+type Gate int
+
+// The states of a gate.
+const (
+	Open Gate = iota
+	Full      // in a while, when an attempt has ended or the rate allows
+	Shut      // not before something changes; meanwhile it reserves no paths
+)
+
+// Queue holds the items that wait and those that run. It is not safe for
+// concurrent use.
 type Queue struct {
-	ready   map[string]*entries // by queue name: priority, then age
-	delayed *entries            // by NotBefore
+	lines   map[string]*line
+	repos   map[string]*repo
+	delayed ranking[*place] // by NotBefore
 	places  map[string]*place
-}
-
-// New returns an empty queue.
-func New() *Queue {
-	return &Queue{
-		ready:   map[string]*entries{},
-		delayed: &entries{less: func(a, b Entry) bool { return a.NotBefore.Before(b.NotBefore) }},
-		places:  map[string]*place{},
-	}
-}
-
-// Put adds an entry, or replaces the one with its id.
-func (q *Queue) Put(e Entry) {
-	q.Remove(e.ID)
-	p := &place{Entry: e}
-	q.places[e.ID] = p
-	p.put(q.delayed)
-}
-
-// Remove takes an entry out, if it is there.
-func (q *Queue) Remove(id string) {
-	if p := q.places[id]; p != nil {
-		heap.Remove(p.in, p.at)
-		delete(q.places, id)
-	}
-}
-
-// Next takes out the entry that is to run now: of the queues that admit says
-// have room, the one of highest priority, the oldest first.
-func (q *Queue) Next(now time.Time, admit func(queue string) bool) (Entry, bool) {
-	q.promote(now)
-	var best *place
-	for name, ready := range q.ready {
-		if ready.Len() == 0 || !admit(name) {
-			continue
-		}
-		if head := ready.places[0]; best == nil || before(head.Entry, best.Entry) {
-			best = head
-		}
-	}
-	if best == nil {
-		return Entry{}, false
-	}
-	q.Remove(best.ID)
-	return best.Entry, true
-}
-
-// Due returns when the next delayed entry becomes ready, false if none waits.
-func (q *Queue) Due() (time.Time, bool) {
-	if q.delayed.Len() == 0 {
-		return time.Time{}, false
-	}
-	return q.delayed.places[0].NotBefore, true
-}
-
-// Len returns how many entries wait, ready or delayed.
-func (q *Queue) Len() int { return len(q.places) }
-
-// promote moves the delayed entries whose time has come.
-func (q *Queue) promote(now time.Time) {
-	for q.delayed.Len() > 0 && !q.delayed.places[0].NotBefore.After(now) {
-		p := heap.Pop(q.delayed).(*place)
-		ready := q.ready[p.Queue]
-		if ready == nil {
-			ready = &entries{less: before}
-			q.ready[p.Queue] = ready
-		}
-		p.put(ready)
-	}
-}
-
-func before(a, b Entry) bool {
-	if a.Priority != b.Priority {
-		return a.Priority > b.Priority
-	}
-	return a.ID < b.ID
+	running int
+	turns   uint64
 }
 
 // place is an entry and where it stands.
 type place struct {
 	Entry
-	in *entries
-	at int
+	in      *ranking[*place] // nil while it runs
+	at      int
+	class   *class // nil while it is delayed or runs
+	lane    *lane  // nil unless it runs
+	started time.Time
 }
 
-func (p *place) put(in *entries) {
+func (p *place) spot() *int { return &p.at }
+
+// New returns an empty queue.
+func New() *Queue {
+	return &Queue{
+		lines: map[string]*line{}, repos: map[string]*repo{}, places: map[string]*place{},
+		delayed: ranking[*place]{less: func(a, b *place) bool {
+			if !a.NotBefore.Equal(b.NotBefore) {
+				return a.NotBefore.Before(b.NotBefore)
+			}
+			return a.ID < b.ID
+		}},
+	}
+}
+
+// Put has an entry wait, instead of the one with its id, or of running.
+func (q *Queue) Put(e Entry) {
+	if p := q.places[e.ID]; p != nil && p.in != nil && p.equal(e) {
+		return
+	}
+	q.Remove(e.ID)
+	p := &place{Entry: e}
+	q.places[e.ID] = p
+	p.enter(&q.delayed)
+}
+
+// Start has an entry run since a time, whether it may or not.
+func (q *Queue) Start(e Entry, since time.Time) {
+	if p := q.places[e.ID]; p != nil && p.in == nil && p.Queue == e.Queue && p.Repository == e.Repository && p.Attempt == e.Attempt {
+		return
+	}
+	q.Remove(e.ID)
+	p := &place{Entry: e}
+	q.places[e.ID] = p
+	q.start(p, q.lane(e), since)
+}
+
+// Remove takes an entry out, whether it waits or runs, if it is there.
+func (q *Queue) Remove(id string) {
+	p := q.places[id]
+	if p == nil {
+		return
+	}
+	delete(q.places, id)
+	switch {
+	case p.lane != nil:
+		q.stop(p)
+	case p.class != nil:
+		c := p.class
+		c.waiting.remove(p)
+		q.settle(c)
+	default:
+		q.delayed.remove(p)
+	}
+}
+
+// Next has the entry run that is to run now, false if there is none. It asks
+// gate about every queue.
+func (q *Queue) Next(now time.Time, gate func(queue string) Gate) (Entry, bool) {
+	q.promote(now)
+	for name, l := range q.lines {
+		l.pass(gate(name))
+	}
+	for {
+		l := q.nextLane()
+		if l == nil {
+			return Entry{}, false
+		}
+		c := l.ready.first()
+		if by := l.repo.blocker(c, now); by != nil {
+			c.park(by, now)
+			continue
+		}
+		return q.serve(c, now), true
+	}
+}
+
+// nextLane returns the lane that is served next, nil if none can be.
+func (q *Queue) nextLane() *lane {
+	var next *line
+	for _, l := range q.lines {
+		if l.gate == Open && l.ready.len() > 0 && (next == nil || l.before(next)) {
+			next = l
+		}
+	}
+	if next == nil {
+		return nil
+	}
+	return next.ready.first()
+}
+
+// serve has the first of a class run.
+func (q *Queue) serve(c *class, now time.Time) Entry {
+	p, l := c.waiting.first(), c.lane
+	c.waiting.remove(p)
+	c.update() // before others are compared with it
+	c.unclaim()
+	l.turn, l.line.turn = q.turn(), q.turns
+	q.start(p, l, now)
+	q.settle(c)
+	return p.Entry
+}
+
+func (q *Queue) turn() uint64 {
+	q.turns++
+	return q.turns
+}
+
+// Due returns when the next delayed entry becomes ready, false if none is delayed.
+func (q *Queue) Due() (time.Time, bool) {
+	if q.delayed.len() == 0 {
+		return time.Time{}, false
+	}
+	return q.delayed.first().NotBefore, true
+}
+
+// Len returns how many entries wait, ready or delayed.
+func (q *Queue) Len() int { return len(q.places) - q.running }
+
+// Running returns how many entries run.
+func (q *Queue) Running() int { return q.running }
+
+// InFlight returns how many entries of a queue run.
+func (q *Queue) InFlight(queue string) int {
+	if l := q.lines[queue]; l != nil {
+		return l.inFlight
+	}
+	return 0
+}
+
+// Close keeps all of a repository from running, or lets it.
+func (q *Queue) Close(repository string, closed bool) {
+	r := q.repo(repository)
+	if r.closed != closed {
+		r.closed = closed
+		for _, l := range r.lanes {
+			l.update()
+		}
+	}
+	q.drop(r)
+}
+
+// promote moves the delayed entries whose time has come.
+func (q *Queue) promote(now time.Time) {
+	for q.delayed.len() > 0 && !q.delayed.first().NotBefore.After(now) {
+		p := q.delayed.first()
+		q.delayed.remove(p)
+		c := q.lane(p.Entry).class(p.Paths)
+		p.class = c
+		p.enter(&c.waiting)
+		c.update()
+	}
+}
+
+func (p *place) enter(in *ranking[*place]) {
 	p.in = in
-	heap.Push(in, p)
-}
-
-// entries is a heap of places.
-type entries struct {
-	places []*place
-	less   func(a, b Entry) bool
-}
-
-func (e *entries) Len() int           { return len(e.places) }
-func (e *entries) Less(i, j int) bool { return e.less(e.places[i].Entry, e.places[j].Entry) }
-
-func (e *entries) Swap(i, j int) {
-	e.places[i], e.places[j] = e.places[j], e.places[i]
-	e.places[i].at, e.places[j].at = i, j
-}
-
-func (e *entries) Push(x any) {
-	p := x.(*place)
-	p.at = len(e.places)
-	e.places = append(e.places, p)
-}
-
-func (e *entries) Pop() any {
-	last := len(e.places) - 1
-	p := e.places[last]
-	e.places = e.places[:last]
-	return p
+	in.put(p)
 }

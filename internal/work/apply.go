@@ -47,14 +47,21 @@ type Cancelled struct{ By By }
 // Expired says that the item waited in the queue longer than it may.
 type Expired struct{}
 
-func (Assigned) event()   {}
-func (Dispatched) event() {}
-func (Waiting) event()    {}
-func (Started) event()    {}
-func (Ended) event()      {}
-func (LateResult) event() {}
-func (Cancelled) event()  {}
-func (Expired) event()    {}
+// DependencyEnded says that an item which was to complete first has not.
+type DependencyEnded struct {
+	ID    string
+	State State // in which it ended; empty if it is gone
+}
+
+func (Assigned) event()        {}
+func (Dispatched) event()      {}
+func (Waiting) event()         {}
+func (Started) event()         {}
+func (Ended) event()           {}
+func (LateResult) event()      {}
+func (Cancelled) event()       {}
+func (Expired) event()         {}
+func (DependencyEnded) event() {}
 
 // Ending is how an attempt ended, as far as it is known.
 type Ending struct {
@@ -105,6 +112,8 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 		err = next.cancel(e, policy, now)
 	case Expired:
 		err = next.move(StateFailed, fmt.Sprintf("not dispatched within %s", next.Spec.Limits.QueueTimeout), "", now)
+	case DependencyEnded:
+		err = next.dependencyEnded(e, now)
 	default:
 		err = next.order(event, now)
 	}
@@ -197,7 +206,9 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 	if err := a.end(end, now); err != nil {
 		return err
 	}
+	tokens, cost := i.Tokens, i.CostUSD
 	i.keep(end)
+	a.Tokens, a.CostUSD = Tokens{In: i.Tokens.In - tokens.In, Out: i.Tokens.Out - tokens.Out}, i.CostUSD-cost
 	if decision.State == StateQueued {
 		i.NotBefore, i.MemoryMB = decision.NotBefore, decision.MemoryMB
 		i.count(decision.Counter)
@@ -282,4 +293,23 @@ func (i *Item) cancel(e Cancelled, policy RetryPolicy, now time.Time) error {
 	}
 	i.Reason = ReasonCancelled
 	return i.move(StateCancelled, detail, e.By.Key, now)
+}
+
+// dependencyEnded ends an item that can never run: cancelled if the other was,
+// failed otherwise.
+func (i *Item) dependencyEnded(e DependencyEnded, now time.Time) error {
+	to, how := StateFailed, "is "+string(e.State)
+	switch e.State {
+	case StateCancelled:
+		to = StateCancelled
+	case "":
+		how = "is gone"
+	}
+	if i.PR.Status == PRPending {
+		i.PR.Status = PRNone
+	}
+	if to == StateCancelled {
+		i.Reason = ReasonCancelled
+	}
+	return i.move(to, fmt.Sprintf("item %s, which it depends on, %s", e.ID, how), "", now)
 }

@@ -22,6 +22,10 @@ type Change struct {
 	CloseClaim    *CloseClaim // an attempt has ended
 	PutLogs       *KeptLogs
 	Forget        AttemptID // remove an ended attempt's claim, envelope and progress
+	PutQueue      *QueueRecord
+	DeleteQueue   string // name
+	PutBreaker    *Breaker
+	DeleteBreaker string // repository, as RepositoryKey has it
 	PutToken      *Token
 	DeleteToken   string // id
 }
@@ -40,4 +44,11 @@ type Heartbeat struct {
 	Attempt  AttemptID
 	Critical bool
 	Output   string
+}
+
+// Archived is an item that was removed from the store, with its kept output. An
+// archive holds one a line.
+type Archived struct {
+	Item Item       `json:"item"`
+	Logs []KeptLogs `json:"logs,omitempty"`
 }

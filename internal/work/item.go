@@ -37,6 +37,8 @@ type Item struct {
 
 	Attempts []Attempt    `json:"attempts,omitempty"`
 	History  []Transition `json:"history,omitempty"`
+	// Warnings are for who submits the item; they are not stored.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Attempt is one dispatched run of an item.
@@ -59,6 +61,8 @@ type Attempt struct {
 	OOMKilled    bool         `json:"oom_killed,omitempty"`
 	Events       []string     `json:"events,omitempty"` // Nomad's task events, when it did not complete
 	Result       *Result      `json:"result,omitempty"`
+	Tokens       Tokens       `json:"tokens,omitzero"` // spent by this attempt, as CostUSD
+	CostUSD      float64      `json:"cost_usd,omitempty"`
 	LateResult   *Result      `json:"late_result,omitempty"` // came after the end; kept for the record
 	// Adopted says that the child was dispatched by someone else.
 	Adopted bool `json:"adopted,omitempty"`
@@ -105,6 +109,14 @@ func (i *Item) OutgrewMB() int {
 		}
 	}
 	return 0
+}
+
+// Since returns when the item came into its state.
+func (i *Item) Since() time.Time {
+	if n := len(i.History); n > 0 {
+		return i.History[n-1].At
+	}
+	return i.CreatedAt
 }
 
 // Current returns the item's latest attempt, nil before the first. It is not to be changed.

@@ -32,6 +32,7 @@ type Allocation struct {
 	Preempted     bool
 	Draining      bool // asked to move: node drain, or someone stopped the allocation
 	Created       time.Time
+	Modified      time.Time
 	ModifyIndex   uint64
 	Task          Task
 }

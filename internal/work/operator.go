@@ -128,6 +128,9 @@ func (i *Item) edit(e Edited, now time.Time) error {
 	if len(i.Attempts) > 0 && (spec.Repository != before.Repository || spec.Base != before.Base) {
 		return fmt.Errorf("its branch was begun: the repository and the base stay as they are: %w", ErrConflict)
 	}
+	if spec.UniqueKey != before.UniqueKey || !slices.Equal(spec.DependsOn, before.DependsOn) || spec.Queue != before.Queue && before.UniqueKey != "" {
+		return fmt.Errorf("what it depends on, its unique key and the queue of that stay as they are: %w", ErrConflict)
+	}
 	i.Spec = spec
 	if spec.Resources.MemoryMB != before.Resources.MemoryMB {
 		i.MemoryMB = spec.Resources.MemoryMB

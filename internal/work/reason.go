@@ -20,6 +20,7 @@ const (
 	ReasonStartFailed      Reason = "start_failed"       // image pull, driver, template, no capacity in time
 	ReasonGitAuthFailed    Reason = "git_auth_failed"    // the repository refused the credentials
 	ReasonRateLimited      Reason = "rate_limited"       // the model or the forge said to wait
+	ReasonLocked           Reason = "locked"             // paths that the item is to have for itself were held by another for too long
 	ReasonBudgetExceeded   Reason = "budget_exceeded"    // tokens, cost or time of the item are used up
 	ReasonCancelled        Reason = "cancelled"          // the item was cancelled
 )
@@ -29,7 +30,7 @@ func Reasons() []Reason {
 	return []Reason{
 		ReasonCompleted, ReasonStuck, ReasonMaxIterations, ReasonAgentError, ReasonOOMKilled, ReasonCrashed,
 		ReasonHeartbeatLost, ReasonTimeout, ReasonKilledByOperator, ReasonNodeLost, ReasonDrained, ReasonPreempted,
-		ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonBudgetExceeded, ReasonCancelled,
+		ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonLocked, ReasonBudgetExceeded, ReasonCancelled,
 	}
 }
 
@@ -51,7 +52,7 @@ func (r Reason) AttemptState() AttemptState {
 		return AttemptCompleted
 	case ReasonStuck:
 		return AttemptStuck
-	case ReasonMaxIterations, ReasonAgentError, ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonBudgetExceeded:
+	case ReasonMaxIterations, ReasonAgentError, ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonLocked, ReasonBudgetExceeded:
 		return AttemptFailed
 	default:
 		return AttemptKilled

@@ -131,6 +131,8 @@ type Envelope struct {
 	Branch   string    `json:"branch"`
 	Resume   Resume    `json:"resume,omitzero"`
 	KVPrefix string    `json:"kv_prefix"`
+	// Traceparent is the W3C trace context of the attempt's run; empty where nothing is traced.
+	Traceparent string `json:"traceparent,omitempty"`
 	// Reference says that the envelope did not fit a payload: the worker reads
 	// the whole of it from KV.
 	Reference bool `json:"reference,omitempty"`
@@ -140,7 +142,7 @@ type Envelope struct {
 // names the attempt, and says that the rest is in KV.
 func (e Envelope) Referenced() Envelope {
 	spec := Spec{Image: e.Spec.Image, Resources: e.Spec.Resources, Limits: e.Spec.Limits}
-	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Reference: true}
+	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Traceparent: e.Traceparent, Reference: true}
 }
 
 // Claim binds an attempt to the one allocation that runs it.

@@ -20,7 +20,7 @@ const (
 	ActRetry    Action = "retry"    // queued again after the backoff; spends a retry
 	ActRequeue  Action = "requeue"  // queued again at once; has a counter of its own
 	ActRestart  Action = "restart"  // queued again after a backoff; counts start failures
-	ActWait     Action = "wait"     // queued again when the stated limit resets; spends nothing
+	ActWait     Action = "wait"     // queued again at the stated time, as when a limit resets; spends nothing
 )
 
 // Actions lists every Action.
@@ -46,6 +46,7 @@ func DefaultActions() map[Reason]Action {
 		ReasonStartFailed:      ActRestart,
 		ReasonGitAuthFailed:    ActFail,
 		ReasonRateLimited:      ActWait,
+		ReasonLocked:           ActWait,
 		ReasonBudgetExceeded:   ActFail,
 		ReasonCancelled:        ActCancel,
 	}
@@ -218,7 +219,7 @@ func (p RetryPolicy) again(item Item, action Action, end Ending, now time.Time) 
 		default: // reset while the attempt ended; a pause keeps a wrong clock from spinning
 			d.NotBefore = now.Add(p.jittered(nth(p.Backoff, 0), attempt))
 		}
-		d.Why = fmt.Sprintf("waits for the limit to reset until %s, no retry spent", d.NotBefore.UTC().Format(time.RFC3339))
+		d.Why = fmt.Sprintf("waits until %s, no retry spent", d.NotBefore.UTC().Format(time.RFC3339))
 	default:
 		return Decision{State: StateFailed, Why: fmt.Sprintf("no rule for %s", end.Reason)}
 	}

@@ -65,6 +65,7 @@ func TestTableOfReasons(t *testing.T) {
 		work.ReasonStartFailed:      {attempt: work.AttemptFailed, state: work.StateQueued, starts: 1, min: time.Minute, max: 72 * time.Second},
 		work.ReasonGitAuthFailed:    {attempt: work.AttemptFailed, state: work.StateFailed},
 		work.ReasonRateLimited:      {attempt: work.AttemptFailed, state: work.StateQueued, min: time.Hour, max: time.Hour},
+		work.ReasonLocked:           {attempt: work.AttemptFailed, state: work.StateQueued, min: time.Hour, max: time.Hour},
 		work.ReasonBudgetExceeded:   {attempt: work.AttemptFailed, state: work.StateFailed},
 		work.ReasonCancelled:        {attempt: work.AttemptKilled, state: work.StateCancelled},
 	}

@@ -22,6 +22,7 @@ const (
 	MaxPriority     = 100
 	DefaultQueue    = "default"
 	DefaultPriority = 50
+	MaxDependencies = 100
 )
 
 // Defaults of an attempt's limits.
@@ -66,7 +67,10 @@ type Spec struct {
 	Base       string            `json:"base,omitempty"`        // branch to start from; the remote's HEAD if empty
 	CloneDepth int               `json:"clone_depth,omitempty"` // commits of history that the agent gets, for big repositories; all of it if zero
 	Task       string            `json:"task"`                  // text handed to the agent
+	Paths      []string          `json:"paths,omitempty"`       // of the repository that an attempt has for itself, see PathSet; none if empty
 	Queue      string            `json:"queue,omitempty"`       // DefaultQueue if empty
+	DependsOn  []string          `json:"depends_on,omitempty"`  // ids of items that are to complete first
+	UniqueKey  string            `json:"unique_key,omitempty"`  // of the item in its queue: a submission that repeats it returns the item that has it
 	Priority   *int              `json:"priority,omitempty"`    // 0 to MaxPriority, higher first; DefaultPriority if absent
 	Labels     map[string]string `json:"labels,omitempty"`      // for people and filters
 	NotBefore  time.Time         `json:"not_before,omitzero"`   // earliest dispatch
@@ -159,6 +163,7 @@ var (
 	queueName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
 	scpRemote = regexp.MustCompile(`^[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+$`)
 	labelKey  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})$`)
+	uniqueKey = regexp.MustCompile(`^[^\s\pC]{1,256}$`)
 	baseName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]*$`)
 )
 
@@ -197,6 +202,10 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	if _, err := path.Match(s.Test.JUnit, ""); err != nil || path.IsAbs(s.Test.JUnit) || slices.Contains(strings.Split(s.Test.JUnit, "/"), "..") {
 		bad("test.junit %q: give a pattern of paths below the repository, as in build/**/*.xml", s.Test.JUnit)
 	}
+	if _, err := NewPathSet(s.Paths...); err != nil {
+		bad("paths: %s", strings.TrimSuffix(err.Error(), ": "+ErrInvalid.Error()))
+	}
+	s.validateRelations(bad)
 	if s.Base != "" && (!baseName.MatchString(s.Base) || strings.Contains(s.Base, "..")) {
 		bad("base %q is not a branch name", s.Base)
 	}
@@ -236,6 +245,20 @@ func (s Spec) validateText(bad func(string, ...any)) {
 		if _, _, err := s.PR.Text(PRData{Task: s.Task, Labels: s.Labels}); err != nil {
 			bad("%v", err)
 		}
+	}
+}
+
+func (s Spec) validateRelations(bad func(string, ...any)) {
+	for _, id := range s.DependsOn {
+		if !ValidID(id) {
+			bad("depends_on %q is not a work item's id", id)
+		}
+	}
+	if len(s.DependsOn) > MaxDependencies {
+		bad("%d dependencies, at most %d are allowed", len(s.DependsOn), MaxDependencies)
+	}
+	if s.UniqueKey != "" && !uniqueKey.MatchString(s.UniqueKey) {
+		bad("unique_key %q: use at most 256 characters without spaces", s.UniqueKey)
 	}
 }
 

@@ -93,11 +93,13 @@ func (w *worker) grace(hold context.Context) func() time.Duration {
 
 func (w *worker) test(ctx context.Context) work.TestOutcome {
 	w.journal.phase(work.PhaseTesting)
-	stdout, flush := w.stream(w.Stdout, func(string) {})
+	ctx, ended := w.span(ctx, "tests")
+	defer ended(nil)
+	stdout, flush := w.stream(w.stdout, func(string) {})
 	defer flush()
 	outcome := testrun.Run(ctx, testrun.Options{
 		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,
-		Alive: w.heart.touch, Redact: w.Redactor.String,
+		Agent: w.Agent, Alive: w.heart.touch, Redact: w.Redactor.String,
 	})
 	w.log.Info("tests ended", "status", outcome.Status, "passed", outcome.Passed, "failed", outcome.Failed)
 	return outcome
@@ -127,6 +129,8 @@ func (w *worker) abandon(hold context.Context) {
 // deliver pushes the last commits, reads the remote branch back, and returns the
 // result so far. Work that is not on the remote is not completed.
 func (w *worker) deliver(hold context.Context, end ending, test work.TestOutcome) (work.Result, error) {
+	hold, ended := w.span(hold, "deliver")
+	defer ended(nil)
 	var commit string
 	err := w.persistently(hold, func() (err error) {
 		commit, err = w.push(hold)
@@ -189,6 +193,7 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 	if token == "" {
 		token = w.env["DROVER_GIT_TOKEN"]
 	}
+	hold, ended := w.span(hold, "pull_request")
 	made := result
 	made.PR = pullrequest.Make(hold, pullrequest.Request{
 		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
@@ -196,6 +201,7 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
 		Text: func(ctx context.Context) (string, error) { return w.repo.RequestPull(ctx, result.RemoteCommit) },
 	})
+	ended(failure(made.PR.Error))
 	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
 	made.EndedAt = time.Now().UTC()
 	return made, context.Cause(hold)

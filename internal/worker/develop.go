@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"drover/internal/work"
 	"drover/internal/worker/agent"
 	"drover/internal/worker/process"
@@ -27,6 +29,8 @@ var (
 
 // develop runs the agent, and pushes each commit as it is made.
 func (w *worker) develop(ctx, hold context.Context) ending {
+	ctx, endSpan := w.span(ctx, "agent", attribute.String("drover.agent", w.envelope.Spec.Agent))
+	defer endSpan(nil)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w.journal.phase(work.PhaseAgent)
@@ -133,23 +137,24 @@ func (o outcome) unresumed(ctx context.Context) bool {
 		len(o.tools) == 0 && o.failure.Code != agent.CodeRateLimited && o.failure.Code != agent.CodeBudget
 }
 
-func (d *development) run(ctx context.Context, iteration int) outcome {
-	var o outcome
+func (d *development) run(ctx context.Context, iteration int) (o outcome) {
 	prompt, err := d.envelope.Prompt(iteration)
 	if err != nil {
 		o.err = fmt.Errorf("its prompt: %w", err)
 		return o
 	}
+	ctx, ended := d.span(ctx, "iteration", attribute.Int("drover.iteration", iteration), attribute.Bool("drover.resumed", d.conversation != nil))
+	defer func() { ended(o.failed(ctx)) }()
 	before := d.kills()
 	d.journal.startRun()
 	read := d.adapter.Reader()
-	stdout, flush := d.stream(d.Stdout, func(line string) {
+	stdout, flush := d.stream(d.stdout, func(line string) {
 		for _, e := range read(line) {
 			d.heed(e, &o)
 		}
 	})
-	stderr, flushErrors := d.stream(d.Stderr, func(string) {})
-	run := d.runOf(prompt, iteration)
+	stderr, flushErrors := d.stream(d.stderr, func(string) {})
+	run := d.runOf(ctx, prompt, iteration)
 	run.Stdout, run.Stderr = stdout, stderr
 	o.exit, o.err = run.Start(ctx)
 	flush()
@@ -163,14 +168,14 @@ func (d *development) run(ctx context.Context, iteration int) outcome {
 	return o
 }
 
-func (d *development) runOf(prompt string, iteration int) agent.Run {
+func (d *development) runOf(ctx context.Context, prompt string, iteration int) agent.Run {
 	options := agent.Options{Program: d.spec.Command, CostLeftUSD: d.journal.costLeft()}
 	if d.conversation != nil {
 		options.Conversation = d.conversation.ID
 	}
 	return agent.Run{
 		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1,
-		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.Environ, Alive: d.heart.touch, Grace: d.grace,
+		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.environ(ctx), Starter: d.Agent, Alive: d.heart.touch, Grace: d.grace,
 	}
 }
 
@@ -241,7 +246,7 @@ func (d *development) ending(cause error, o outcome) ending {
 // state changes with every commit and every changed file. It is empty where it
 // can't be told.
 func (d *development) state(ctx context.Context) string {
-	files, err := d.runOf("", 1).Fingerprint(ctx)
+	files, err := d.runOf(ctx, "", 1).Fingerprint(ctx)
 	if err != nil {
 		d.log.Warn("whether the agent changed anything is not known", "error", err)
 		return ""

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"drover/internal/control"
 )
 
 // healthHeaderTimeout bounds how long a client may take to say what it wants.
@@ -44,6 +47,10 @@ func newMetrics(w *worker) *metrics {
 		gauge(tokens, tokensHelp, prometheus.Labels{"direction": "out"}, func() float64 { return float64(w.journal.progress().Tokens.Out) }),
 		gauge("drover_worker_sign_of_life_age_seconds", "Time since the agent's last sign of life.", nil,
 			func() float64 { return w.heart.silence().Seconds() }),
+		gauge("drover_worker_heartbeat_age_seconds", "Time since the last heartbeat that Consul took.", nil,
+			func() float64 { return w.heart.sinceBeat().Seconds() }),
+		gauge("drover_worker_cost_usd", "Cost of the item in US dollars, over all attempts, as far as its agent stated it.", nil,
+			func() float64 { return w.journal.progress().CostUSD }),
 	} {
 		errs = append(errs, w.Registry.Register(c))
 	}
@@ -66,11 +73,15 @@ func (w *worker) serveHealth(hold context.Context) (stop func()) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", func(answer http.ResponseWriter, _ *http.Request) {
+		health := control.Health{Live: true, Ready: true}
 		if err := w.healthy(hold); err != nil {
-			http.Error(answer, "unhealthy: "+w.Redactor.String(err.Error()), http.StatusServiceUnavailable)
-			return
+			health.Ready, health.Reasons = false, []string{w.Redactor.String(err.Error())}
 		}
-		fmt.Fprintf(answer, "healthy: last heartbeat %s ago\n", w.heart.sinceBeat().Round(time.Second))
+		answer.Header().Set("Content-Type", "application/json")
+		if !health.Ready {
+			answer.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(answer).Encode(health) // the client has gone; nobody is left to tell
 	})
 	if w.Registry != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(w.Registry, promhttp.HandlerOpts{}))

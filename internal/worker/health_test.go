@@ -80,9 +80,9 @@ func TestHealthFollowsTheHeartbeat(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	wait := b.start(ctx)
 	b.eventuallySaid("waiting")
-	b.wantHealth(http.StatusOK, "healthy: last heartbeat ")
+	b.wantHealth(http.StatusOK, `{"live":true,"ready":true}`)
 	b.open("on") // from here on the agent gives no sign of life
-	b.wantHealth(http.StatusServiceUnavailable, "unhealthy: no heartbeat for ")
+	b.wantHealth(http.StatusServiceUnavailable, `{"live":true,"ready":false,"reasons":["no heartbeat for `)
 	stop()
 	if err := wait(); err == nil {
 		t.Error("a worker whose session is gone ended well")

@@ -62,14 +62,16 @@ func (w *worker) persistently(ctx context.Context, call func() error) error {
 }
 
 // push pushes the agent's commits, unless the attempt is not the worker's any more.
-func (w *worker) push(ctx context.Context) (string, error) {
+func (w *worker) push(ctx context.Context) (commit string, err error) {
 	w.pushing.Lock()
 	defer w.pushing.Unlock()
 	if err := w.heart.hold(ctx); err != nil {
 		return "", err
 	}
+	ctx, ended := w.span(ctx, "push")
+	defer func() { ended(err) }()
 	before := w.repo.Pushed()
-	commit, err := w.repo.Push(ctx)
+	commit, err = w.repo.Push(ctx)
 	if err == nil && commit != before && w.repo.Pushed() == commit {
 		w.metrics.pushes.Inc()
 		w.journal.pushed(commit)

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"drover/internal/wait"
 	"drover/internal/work"
@@ -51,11 +53,13 @@ var errTimeout = errors.New("the attempt's time is up")
 
 // Options of a worker.
 type Options struct {
-	Payload    string // path of the envelope
-	Allocation string // id
-	Job        string // id of the dispatched job
-	KVPrefix   string // of drover's keys, for a job that was dispatched by hand
-	Dir        string // for the clone and the worker's own files
+	Payload    string          // path of the envelope
+	Allocation string          // id
+	Job        string          // id of the dispatched job
+	KVPrefix   string          // of drover's keys, for a job that was dispatched by hand
+	Dir        string          // for the worker's own files
+	AgentDir   string          // for the agent's tree and home; Dir if empty
+	Agent      process.Starter // of the agent's processes; nil makes them children of this one
 	Environ    []string
 	Stdout     io.Writer // gets the agent's output, redacted
 	Stderr     io.Writer
@@ -63,6 +67,7 @@ type Options struct {
 	Logger     hclog.Logger
 	Health     string               // address that /health and /metrics are served on; nowhere if empty
 	Registry   *prometheus.Registry // takes the worker's metrics; none if nil
+	Tracer     trace.Tracer         // takes its spans; none if nil
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }
@@ -75,7 +80,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	log := opts.Logger.With("item", envelope.Item, "attempt", envelope.Attempt.Number())
+	log := opts.Logger.With(envelope.LogFields(opts.Allocation)...)
 	claimed := time.Now()
 	var claim Claim
 	err = persist(ctx, claimPatience, log, func() error {
@@ -90,7 +95,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	log.Info("attempt claimed", "alloc", opts.Allocation)
+	log.Info("attempt claimed")
 	return newWorker(opts, envelope, claim, log).run(ctx, claimed)
 }
 
@@ -180,6 +185,8 @@ type worker struct {
 	repo     *gitrepo.Repo // nil until it is open
 	pushing  sync.Mutex    // guards repo
 
+	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
+
 	killsBefore int // for memory, in the worker's control group when it began
 }
 
@@ -195,13 +202,14 @@ func newWorker(opts Options, e work.Envelope, claim Claim, log hclog.Logger) *wo
 	}
 	w.memory = group
 	w.killsBefore = w.kills()
+	w.stdout, w.stderr = &process.Flood{To: opts.Stdout}, &process.Flood{To: opts.Stderr}
 	w.journal = newJournal(claim, e, opts.Allocation, log)
 	return w
 }
 
 // run runs the attempt, and gives the claim up whatever became of it.
 func (w *worker) run(told context.Context, claimed time.Time) (err error) {
-	hold, lose := context.WithCancelCause(context.WithoutCancel(told))
+	hold, lose := context.WithCancelCause(w.traced(context.WithoutCancel(told), claimed))
 	ctx, stop := context.WithCancelCause(hold)
 	defer context.AfterFunc(told, func() { stop(ErrStopped) })()
 	w.heart = newHeart(w.claim, w.envelope.Spec.Limits.HeartbeatTTL.Std(), claimed, w.journal.beatText, lose, w.log)
@@ -221,6 +229,7 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	if err != nil {
 		return err
 	}
+	result.EndedAt = time.Now().UTC()
 	return w.report(hold, result)
 }
 
@@ -252,12 +261,14 @@ func (w *worker) release() {
 }
 
 // open makes the clone.
-func (w *worker) open(ctx context.Context) error {
+func (w *worker) open(ctx context.Context) (err error) {
+	ctx, ended := w.span(ctx, "clone")
+	defer func() { ended(err) }()
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
 		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, Depth: w.envelope.Spec.CloneDepth,
 		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
 		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
-		Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
+		Agent: w.Agent, Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
 	})
 	if err == nil {
 		w.repo = repo
@@ -272,18 +283,20 @@ func (w *worker) kills() int {
 	return usage.OOMKills
 }
 
-// stream returns a writer whose lines, free of secrets and bounded, go to line and then to to.
-func (w *worker) stream(to io.Writer, line func(string)) (out io.Writer, flush func()) {
+// stream returns a writer whose lines, free of secrets and bounded, go to line
+// and then, unless they are a flood, to to.
+func (w *worker) stream(to *process.Flood, line func(string)) (out io.Writer, flush func()) {
 	lines := &process.Lines{Line: func(text string) {
 		line(text)
-		_, _ = io.WriteString(to, text+"\n") // nobody reads: no reason to stop the agent
+		to.Line(text)
 	}}
 	redacted := w.Redactor.Writer(lines)
 	return redacted, func() {
-		_ = redacted.Flush() // as above
+		_ = redacted.Flush() // nobody reads: no reason to stop the agent
 		lines.Flush()
+		to.Flush()
 	}
 }
 
-func (w *worker) tree() string { return filepath.Join(w.Dir, "tree") }
-func (w *worker) home() string { return filepath.Join(w.Dir, "home") }
+func (w *worker) tree() string { return filepath.Join(cmp.Or(w.AgentDir, w.Dir), "tree") }
+func (w *worker) home() string { return filepath.Join(cmp.Or(w.AgentDir, w.Dir), "home") }

@@ -317,6 +317,26 @@ func TestWhatCannotStartSaysWhy(t *testing.T) {
 	}
 }
 
+// TestFloodOfOutputIsBounded: the events among the lines count all the same, and the end is kept.
+func TestFloodOfOutputIsBounded(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `yes 'a line that is said again and again and again' | head -c 30000000
+		yes 'an error that is said again and again and again' | head -c 30000000 >&2
+		echo; echo '{"type":"tokens","in":7,"out":5}'; echo 'the last word'; commit one`)
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || r.Tokens != (work.Tokens{In: 7, Out: 5}) {
+		t.Errorf("result %+v", r)
+	}
+	out := b.out.String()
+	const most = 20 << 20
+	if len(out) > most {
+		t.Errorf("%d bytes were passed on", len(out))
+	}
+	if strings.Count(out, "left out") < 2 || !strings.Contains(out, "the last word\n") {
+		t.Errorf("no notice or no end: %s", out[len(out)-1000:])
+	}
+}
+
 func TestTimeoutStopsTheAgentAndKeepsItsCommits(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)

@@ -27,6 +27,9 @@ const (
 	// dockerCall bounds a call to the engine that should answer at once.
 	dockerCall = 30 * time.Second
 
+	// What Nomad's driver has Docker keep of a container's output.
+	keptFiles, keptFileSize = "2", "2m"
+
 	// cpuPeriod is the kernel's default period of a CPU quota, in microseconds.
 	cpuPeriod = 100_000
 )
@@ -199,6 +202,7 @@ func hostConfig(config dockerConfig, task *Task) *container.HostConfig {
 	memory := task.Resources.Memory.MemoryMB << 20
 	host := &container.HostConfig{
 		NetworkMode: container.NetworkMode(config.NetworkMode), CapAdd: config.CapAdd, CapDrop: config.CapDrop,
+		LogConfig:   container.LogConfig{Type: "json-file", Config: map[string]string{"max-file": keptFiles, "max-size": keptFileSize}},
 		SecurityOpt: config.SecurityOpt, ReadonlyRootfs: config.ReadonlyRootfs, Init: &config.Init, ExtraHosts: config.ExtraHosts,
 		Binds: append([]string{
 			task.Host.Alloc + ":/alloc", filepath.Join(task.Host.Alloc, "logs") + ":/alloc/logs:ro",

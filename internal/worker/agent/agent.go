@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +48,7 @@ type Run struct {
 	Home      string // made if it is not there
 	TaskFile  string // written by Start
 	Environ   []string
+	Starter   process.Starter // of the agent and all that runs as it does; nil makes them children of this process
 	Stdout    io.Writer
 	Stderr    io.Writer
 	Alive     func()
@@ -62,25 +62,35 @@ func (r Run) Start(ctx context.Context) (process.Exit, error) {
 	if len(args) == 0 {
 		return process.Exit{}, ErrNoCommand
 	}
-	if err := os.MkdirAll(r.Home, 0o700); err != nil {
+	if err := os.WriteFile(r.TaskFile, []byte(r.Envelope.Spec.Task), 0o644); err != nil { // for the agent to read
 		return process.Exit{}, err
 	}
-	if err := os.WriteFile(r.TaskFile, []byte(r.Envelope.Spec.Task), 0o600); err != nil {
+	if err := r.makeHome(ctx); err != nil {
 		return process.Exit{}, err
 	}
-	if err := os.WriteFile(filepath.Join(r.Home, ".gitconfig"), []byte(gitConfig), 0o600); err != nil {
-		return process.Exit{}, err
+	agent := r.command(args)
+	agent.Stdin, agent.Stdout, agent.Stderr, agent.Sweep = r.Prompt, r.Stdout, r.Stderr, true
+	return process.Run(ctx, agent)
+}
+
+// makeHome makes the home directory, as the agent: it is the agent's own.
+func (r Run) makeHome(ctx context.Context) error {
+	setup := r.command([]string{"sh", "-c", `mkdir -p "$HOME" && chmod 700 "$HOME" && cat >"$HOME/.gitconfig"`})
+	complaint := &process.Tail{Max: 1 << 10}
+	setup.Dir, setup.Stdin, setup.Stderr = "/", gitConfig, complaint
+	exit, err := process.Run(ctx, setup)
+	if err == nil && exit.Code != 0 {
+		err = fmt.Errorf("%s: %s", exit, strings.TrimSpace(complaint.String()))
 	}
-	return process.Run(ctx, r.command(args))
+	if err != nil {
+		return fmt.Errorf("make its home directory: %w", err)
+	}
+	return nil
 }
 
 // command is what runs as the agent does.
 func (r Run) command(args []string) process.Command {
-	env := r.environment()
-	return process.Command{
-		Args: append([]string{lookPath(args[0], env)}, args[1:]...), Dir: r.Tree, Env: env, Stdin: r.Prompt,
-		Stdout: r.Stdout, Stderr: r.Stderr, Alive: r.Alive, Grace: r.Grace,
-	}
+	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Grace: r.Grace, Starter: r.Starter}
 }
 
 // Fingerprint changes with the content of the working tree: what git status and
@@ -90,7 +100,7 @@ func (r Run) Fingerprint(ctx context.Context) (string, error) {
 	sum := sha256.New()
 	for _, args := range [][]string{{"status", "--porcelain"}, {"diff", "HEAD"}} {
 		command := r.command(append([]string{"git", "--no-optional-locks", "--no-pager"}, args...))
-		command.Stdin, command.Stdout, command.Stderr = "", sum, nil
+		command.Stdout = sum
 		exit, err := process.Run(ctx, command)
 		if err != nil {
 			return "", err
@@ -133,23 +143,4 @@ func Environment(environ []string, home string, prefixes ...string) []string {
 		}
 	}
 	return env
-}
-
-// lookPath finds a program in the PATH that the agent will see.
-func lookPath(name string, env []string) string {
-	if strings.Contains(name, "/") {
-		return name
-	}
-	for _, pair := range env {
-		path, ok := strings.CutPrefix(pair, "PATH=")
-		if !ok {
-			continue
-		}
-		for _, dir := range filepath.SplitList(path) {
-			if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode()&0o111 != 0 && !info.IsDir() {
-				return filepath.Join(dir, name)
-			}
-		}
-	}
-	return name
 }

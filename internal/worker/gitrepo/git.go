@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -60,21 +61,33 @@ func (r *Repo) remote(ctx context.Context, args ...string) (string, error) {
 
 func (r *Repo) run(ctx context.Context, env []string, args ...string) (string, error) {
 	var stdout strings.Builder
-	stderr := &process.Tail{Max: maxStderrBytes}
-	base := []string{"git", "-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "gc.auto=0"}
-	exit, err := process.Run(ctx, process.Command{
-		Args: append(base, args...), Dir: r.opts.Dir, Env: env, Stdout: &stdout, Stderr: stderr, Alive: r.opts.Alive,
-	})
-	what := "git " + verb(args)
+	err := r.exec(ctx, process.Command{Args: args, Dir: r.opts.Dir, Env: env}, &stdout)
+	return stdout.String(), err
+}
+
+// asAgent runs git on the agent's clone as the agent, whose configuration it
+// heeds: with nothing of the worker's.
+func (r *Repo) asAgent(ctx context.Context, stdout io.Writer, args ...string) error {
+	env := append(r.environ(), "GIT_CONFIG_GLOBAL="+r.cloneConfigPath())
+	return r.exec(ctx, process.Command{Args: args, Dir: "/", Env: env, Starter: r.opts.Agent}, stdout)
+}
+
+// exec runs git with the arguments of a command.
+func (r *Repo) exec(ctx context.Context, c process.Command, stdout io.Writer) error {
+	what := "git " + verb(c.Args)
+	stderr, said := &process.Tail{Max: maxStderrBytes}, &process.Tail{Max: maxStderrBytes}
+	c.Args = append([]string{"git", "-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "gc.auto=0"}, c.Args...)
+	c.Stdout, c.Stderr, c.Alive = io.MultiWriter(stdout, said), stderr, r.opts.Alive
+	exit, err := process.Run(ctx, c)
 	switch {
 	case ctx.Err() != nil:
-		return "", errors.Join(fmt.Errorf("%s: %w", what, context.Cause(ctx)), r.removeLocks())
+		return errors.Join(fmt.Errorf("%s: %w", what, context.Cause(ctx)), r.removeLocks())
 	case err != nil:
-		return "", fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, err)
 	case exit.Code != 0:
-		return "", r.explain(what, exit, stderr.String()+rejections(stdout.String()))
+		return r.explain(what, exit, stderr.String()+rejections(said.String()))
 	}
-	return stdout.String(), nil
+	return nil
 }
 
 // removeLocks removes the lock files that a git which was stopped underway can
@@ -197,9 +210,17 @@ func (r *Repo) askpassPath() string { return filepath.Join(r.opts.Dir, "askpass"
 
 func (r *Repo) gitDir() string { return filepath.Join(r.opts.Dir, "repository.git") }
 
+// cloneConfig lets the agent's git read a repository of another user's.
+const cloneConfig = "[safe]\n\tdirectory = *\n"
+
+func (r *Repo) cloneConfigPath() string { return filepath.Join(r.opts.Dir, "clone.gitconfig") }
+
 // prepare makes the directory of the worker's own files.
 func (r *Repo) prepare() error {
 	if err := os.MkdirAll(filepath.Join(r.opts.Dir, "home"), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.cloneConfigPath(), []byte(cloneConfig), 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile(r.askpassPath(), []byte(askpass), 0o700)

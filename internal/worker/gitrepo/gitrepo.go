@@ -4,30 +4,38 @@
 // configuration and hooks it may change at will. The worker keeps a bare
 // repository beside it: it fetches the agent's commits from the tree, and only
 // from the bare repository it speaks to the remote, so that the credentials
-// never meet anything the agent has written.
+// never meet anything the agent has written. What works on the tree runs as the
+// agent, which may be another user: then the bare repository is closed to it, and
+// what crosses from one to the other is a bundle of commits.
 package gitrepo
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"drover/internal/work"
+	"drover/internal/worker/process"
 )
 
 // Options of a Repo.
 type Options struct {
 	URL      string
-	Base     string // branch to start from; the remote's HEAD if empty
-	Branch   string // that the work is pushed to
-	Depth    int    // commits of history to fetch; all if 0
-	Dir      string // of the worker's own files; made if it is not there
-	Tree     string // the agent's clone; must not exist
-	Username string // for HTTP; what forges take beside a token if empty
-	Token    string // for HTTP; no credentials if empty
+	Base     string          // branch to start from; the remote's HEAD if empty
+	Branch   string          // that the work is pushed to
+	Depth    int             // commits of history to fetch; all if 0
+	Dir      string          // of the worker's own files; made if it is not there
+	Tree     string          // the agent's clone; must not exist
+	Username string          // for HTTP; what forges take beside a token if empty
+	Token    string          // for HTTP; no credentials if empty
+	Agent    process.Starter // of what works on the tree; nil makes that children of this process
 	Environ  []string
 	Redact   func(string) string // applied to what git says
 	Alive    func()              // called at every sign of life of a git process
@@ -152,16 +160,23 @@ func (r *Repo) findStart(ctx context.Context) error {
 	return err
 }
 
-func (r *Repo) makeTree(ctx context.Context) error {
+// makeTree clones the worker's repository for the agent. Nothing of the agent
+// runs yet, so that this is when the repository can be open to it.
+func (r *Repo) makeTree(ctx context.Context) (err error) {
 	if _, err := r.git(ctx, "symbolic-ref", "HEAD", "refs/heads/"+r.base); err != nil {
 		return err
 	}
+	const open, closed = 0o755, 0o700
+	if err := os.Chmod(r.opts.Dir, open); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Chmod(r.opts.Dir, closed)) }()
 	for _, args := range [][]string{
 		{"clone", "--quiet", "--no-checkout", r.gitDir(), r.opts.Tree},
 		{"-C", r.opts.Tree, "remote", "set-url", "origin", r.opts.URL},
 		{"-C", r.opts.Tree, "checkout", "--quiet", "--no-track", "-B", r.opts.Branch, r.start},
 	} {
-		if _, err := r.run(ctx, r.environ(), args...); err != nil {
+		if err := r.asAgent(ctx, io.Discard, args...); err != nil {
 			return err
 		}
 	}
@@ -174,45 +189,68 @@ func (r *Repo) Base() string { return r.base }
 // Pushed returns the commit the remote branch was last seen at, empty if it is not there.
 func (r *Repo) Pushed() string { return r.seen }
 
+// maxRefBytes is more than git writes into a ref's file.
+const maxRefBytes = 1 << 10
+
 // Mark changes whenever the agent may have made a commit. It costs three small reads.
 func (r *Repo) Mark() string {
-	dir := filepath.Join(r.opts.Tree, ".git")
-	head, _ := os.ReadFile(filepath.Join(dir, "HEAD")) // absent: the agent tampers, and the last push tells
-	mark := string(head)
+	root, err := os.OpenRoot(filepath.Join(r.opts.Tree, ".git")) // no link leads out of it
+	if err != nil {
+		return "" // the agent tampers, and the last push tells
+	}
+	defer root.Close()
+	mark := readRef(root, "HEAD")
 	names := []string{"refs/heads/" + r.opts.Branch}
 	if name, ok := strings.CutPrefix(strings.TrimSpace(mark), "ref: "); ok && filepath.IsLocal(name) {
 		names = append(names, name)
 	}
 	for _, name := range names {
-		value, _ := os.ReadFile(filepath.Join(dir, name)) // absent: packed, then the next commit unpacks it
-		mark += string(value)
+		mark += readRef(root, name)
 	}
 	return mark
+}
+
+// readRef reads a ref's file, empty if there is none: a packed one is unpacked
+// by the next commit. Anything else in its place, such as a pipe that nobody
+// writes to, is the agent's tampering.
+func readRef(root *os.Root, name string) string {
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	text, _ := io.ReadAll(io.LimitReader(file, maxRefBytes)) // what was read is as good a mark
+	return string(text)
 }
 
 // Tip fetches the agent's commits and returns the newest of the item: the HEAD
 // of the tree where it descends from the branch (an agent may have made a branch
 // of its own), and else the branch.
 func (r *Repo) Tip(ctx context.Context) (string, error) {
-	const head, own = "refs/drover/head", "refs/drover/branch"
 	branch := "refs/heads/" + r.opts.Branch
-	out, err := r.git(ctx, "ls-remote", r.opts.Tree, "HEAD", branch)
-	if err != nil {
+	var listed strings.Builder
+	if err := r.asAgent(ctx, &listed, "ls-remote", r.opts.Tree, "HEAD", branch); err != nil {
 		return "", err
 	}
 	found := map[string]string{}
-	fetch := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", r.opts.Tree}
-	for line := range strings.Lines(out) {
+	var fresh []string
+	for line := range strings.Lines(listed.String()) {
 		sha, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		if to, wanted := map[string]string{"HEAD": head, branch: own}[name]; wanted { // git matches refs/remotes/origin/HEAD, too
-			found[name] = sha
-			fetch = append(fetch, "+"+name+":"+to)
+		if name != "HEAD" && name != branch { // git matches refs/remotes/origin/HEAD, too
+			continue
+		}
+		found[name] = sha
+		if _, err := r.git(ctx, "cat-file", "-e", sha+"^{commit}"); err != nil {
+			fresh = append(fresh, name)
 		}
 	}
 	if len(found) == 0 {
 		return r.start, nil
 	}
-	if _, err := r.git(ctx, fetch...); err != nil {
+	if err := r.take(ctx, fresh); err != nil {
 		return "", err
 	}
 	tip := r.start
@@ -225,6 +263,30 @@ func (r *Repo) Tip(ctx context.Context) (string, error) {
 		tip = found[branch] // rewritten: the push will tell
 	}
 	return tip, nil
+}
+
+// take fetches refs of the agent's clone: by a bundle, because neither user's
+// git can read the other's repository.
+func (r *Repo) take(ctx context.Context, names []string) (err error) {
+	if len(names) == 0 {
+		return nil
+	}
+	path := filepath.Join(r.opts.Dir, "agent.bundle")
+	bundle, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bundle.Close(), os.Remove(path)) }()
+	known := []string{"--not", r.start, r.own}
+	if err := r.asAgent(ctx, bundle, slices.Concat([]string{"-C", r.opts.Tree, "bundle", "create", "--quiet", "-"}, names, known)...); err != nil {
+		return err
+	}
+	fetch := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", path}
+	for _, name := range names {
+		fetch = append(fetch, "+"+name+":refs/drover/agent/"+name)
+	}
+	_, err = r.git(ctx, fetch...)
+	return err
 }
 
 func (r *Repo) descends(ctx context.Context, sha, ancestor string) bool {

@@ -3,6 +3,7 @@ package gitrepo_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -25,7 +26,11 @@ func TestStoppedGitLeavesNoLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lock := filepath.Join(dir, "own", "repository.git", "refs", "drover", "head.lock")
+	commit := exec.Command("git", "-C", filepath.Join(dir, "tree"), "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--allow-empty", "--quiet", "-m", "one")
+	if out, err := commit.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	lock := filepath.Join(dir, "own", "repository.git", "refs", "drover", "agent", "HEAD.lock")
 	if err := os.MkdirAll(filepath.Dir(lock), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -38,11 +38,44 @@ func watchCPU(pid int, ended <-chan struct{}, alive func()) {
 // stat is what /proc/<pid>/stat tells about a process.
 type stat struct {
 	parent, group int
+	dead          bool   // and not waited for yet
 	ticks         uint64 // of CPU time, with that of children waited for
 }
 
 // treeTicks is the CPU time of pid, of everything below it, and of its process group.
 func treeTicks(proc string, pid int) uint64 {
+	stats := table(proc)
+	var total uint64
+	for id, s := range stats {
+		if s.group == pid || below(stats, id, pid) {
+			total += s.ticks
+		}
+	}
+	return total
+}
+
+// Below returns the living processes that descend from ancestor, but neither
+// those in spared nor what descends from these.
+func Below(ancestor int, spared map[int]bool) []int {
+	stats := table("/proc")
+	var found []int
+	for id, s := range stats {
+		if s.dead || id == ancestor || !below(stats, id, ancestor) {
+			continue
+		}
+		spare := false
+		for root := range spared {
+			spare = spare || below(stats, id, root)
+		}
+		if !spare {
+			found = append(found, id)
+		}
+	}
+	return found
+}
+
+// table reads what proc tells about every process.
+func table(proc string) map[int]stat {
 	stats := map[int]stat{}
 	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
 	for _, dir := range dirs {
@@ -55,13 +88,7 @@ func treeTicks(proc string, pid int) uint64 {
 			stats[id] = s
 		}
 	}
-	var total uint64
-	for id, s := range stats {
-		if s.group == pid || below(stats, id, pid) {
-			total += s.ticks
-		}
-	}
-	return total
+	return stats
 }
 
 func below(stats map[int]stat, id, ancestor int) bool {
@@ -83,10 +110,10 @@ func parseStat(line string) (stat, bool) {
 	_, rest, ok := cutLast(line, ") ") // a name may hold anything, also ")"
 	fields := strings.Fields(rest)
 	const state, ppid, pgrp, utime, cstime = 0, 1, 2, 11, 14
-	if !ok || len(fields) <= cstime || fields[state] == "" {
+	if !ok || len(fields) <= cstime {
 		return stat{}, false
 	}
-	var s stat
+	s := stat{dead: fields[state] == "Z" || fields[state] == "X"}
 	s.parent, _ = strconv.Atoi(fields[ppid])
 	s.group, _ = strconv.Atoi(fields[pgrp])
 	for _, field := range fields[utime : cstime+1] {

@@ -7,7 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,7 +26,7 @@ const pipeDelay = time.Second
 type Command struct {
 	Args   []string
 	Dir    string
-	Env    []string // all of it
+	Env    []string // all of it; a PATH in it is where the program is looked for
 	Stdin  string
 	Stdout io.Writer // may be nil
 	Stderr io.Writer // may be nil
@@ -35,6 +36,38 @@ type Command struct {
 	// Grace is asked, once the context ends, for the time between SIGTERM and
 	// SIGKILL; DefaultGrace if nil.
 	Grace func() time.Duration
+	// Starter starts the process; nil makes it a child of this one.
+	Starter Starter
+	// Sweep ends, with the command, whatever was started below it, also what
+	// left its process group. A Starter does so; without one nobody can.
+	Sweep bool
+}
+
+// Starter starts processes for another.
+type Starter interface {
+	// Start starts a command as the leader of a process group of its own. The
+	// files are its standard streams, which stay the caller's.
+	Start(c Start, files [3]*os.File) (Child, error)
+}
+
+// Start is what a Starter needs to know of a command.
+type Start struct {
+	Args  []string
+	Dir   string
+	Env   []string
+	Sweep bool
+}
+
+// Child is a started process. Its methods may be called concurrently.
+type Child interface {
+	PID() int
+	// Wait returns how the process ended, once it has; it is called once.
+	Wait() syscall.WaitStatus
+	// Signal signals the process and its group.
+	Signal(sig syscall.Signal)
+	// End ends what is left of the group, and all that is to be swept. It is
+	// called once, after Wait.
+	End()
 }
 
 // Exit is how a command ended.
@@ -71,49 +104,164 @@ func Run(ctx context.Context, c Command) (Exit, error) {
 	if c.Alive == nil {
 		c.Alive = func() {}
 	}
-	cmd := exec.Command(c.Args[0], c.Args[1:]...)
-	cmd.Dir, cmd.Env = c.Dir, c.Env
-	cmd.Stdin = strings.NewReader(c.Stdin)
-	cmd.Stdout, cmd.Stderr = c.watched(c.Stdout), c.watched(c.Stderr)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = pipeDelay
-	if err := cmd.Start(); err != nil {
+	var p pipes
+	child, err := c.start(&p)
+	if err != nil {
+		p.close()
 		return Exit{}, fmt.Errorf("start %s: %w", c.Args[0], err)
 	}
-	pid, ended := cmd.Process.Pid, make(chan struct{})
+	p.copy(c)
+	ended := make(chan struct{})
 	var watch sync.WaitGroup
-	watch.Go(func() { watchCPU(pid, ended, c.Alive) })
-	watch.Go(func() { stopWith(ctx, pid, ended, c.Grace) })
-	_ = cmd.Wait() // how it ended is in ProcessState
+	watch.Go(func() { watchCPU(child.PID(), ended, c.Alive) })
+	watch.Go(func() { stopWith(ctx, child, ended, c.Grace) })
+	status := child.Wait()
+	p.drain()
 	close(ended)
 	watch.Wait()
-	_ = syscall.Kill(-pid, syscall.SIGKILL) // what it left running; none is the rule
-	return exitOf(cmd), nil
+	child.End() // what it left running; nothing is the rule
+	return exitOf(status), nil
 }
 
+// start starts the command with the far ends of the pipes.
+func (c Command) start(p *pipes) (Child, error) {
+	files, err := p.open(c.Stdin != "")
+	defer func() {
+		for _, f := range files {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{c.program()}, c.Args[1:]...)
+	if c.Starter != nil {
+		return c.Starter.Start(Start{Args: args, Dir: c.Dir, Env: c.Env, Sweep: c.Sweep}, files)
+	}
+	started, err := os.StartProcess(args[0], args, &os.ProcAttr{
+		Dir: c.Dir, Env: c.Env, Files: files[:], Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return own{started}, nil
+}
+
+// program finds the command's program in the PATH that the command will see.
+func (c Command) program() string {
+	name := c.Args[0]
+	if strings.Contains(name, "/") {
+		return name
+	}
+	for _, pair := range c.Env {
+		path, ok := strings.CutPrefix(pair, "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(path) {
+			if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode()&0o111 != 0 && !info.IsDir() {
+				return filepath.Join(dir, name)
+			}
+		}
+	}
+	return name
+}
+
+// own is a child of this process.
+type own struct{ *os.Process }
+
+func (o own) PID() int { return o.Pid }
+
+func (o own) Wait() syscall.WaitStatus {
+	state, err := o.Process.Wait()
+	if err != nil { // nobody else waits for it
+		return syscall.WaitStatus(syscall.SIGKILL)
+	}
+	return state.Sys().(syscall.WaitStatus)
+}
+
+func (o own) Signal(sig syscall.Signal) { _ = syscall.Kill(-o.Pid, sig) } // fails when it has just ended
+
+func (o own) End() { o.Signal(syscall.SIGKILL) }
+
 // stopWith stops the group when ctx ends before the command does.
-func stopWith(ctx context.Context, pid int, ended <-chan struct{}, grace func() time.Duration) {
+func stopWith(ctx context.Context, child Child, ended <-chan struct{}, grace func() time.Duration) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
-	_ = syscall.Kill(-pid, syscall.SIGTERM) // fails when it has just ended
+	child.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(grace())
 	defer timer.Stop()
 	select {
 	case <-ended:
 	case <-timer.C:
-		_ = syscall.Kill(-pid, syscall.SIGKILL) // as above
+		child.Signal(syscall.SIGKILL)
 	}
 }
 
-func exitOf(cmd *exec.Cmd) Exit {
-	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+func exitOf(status syscall.WaitStatus) Exit {
 	if status.Signaled() {
 		return Exit{Code: signalBase + int(status.Signal()), Signal: status.Signal()}
 	}
 	return Exit{Code: status.ExitStatus()}
+}
+
+// pipes are the near ends of a command's standard streams.
+type pipes struct {
+	stdin, stdout, stderr *os.File
+	copying               sync.WaitGroup
+}
+
+// open makes the pipes and returns their far ends.
+func (p *pipes) open(input bool) (far [3]*os.File, err error) {
+	if input {
+		far[0], p.stdin, err = os.Pipe()
+	} else {
+		far[0], err = os.Open(os.DevNull)
+	}
+	if err == nil {
+		p.stdout, far[1], err = os.Pipe()
+	}
+	if err == nil {
+		p.stderr, far[2], err = os.Pipe()
+	}
+	return far, err
+}
+
+func (p *pipes) copy(c Command) {
+	for from, to := range map[*os.File]io.Writer{p.stdout: c.Stdout, p.stderr: c.Stderr} {
+		p.copying.Go(func() { _, _ = io.Copy(c.watched(to), from) }) // ends with the stream, or the delay
+	}
+	if p.stdin != nil {
+		p.copying.Go(func() {
+			_, _ = io.WriteString(p.stdin, c.Stdin) // a command need not read it
+			_ = p.stdin.Close()
+		})
+	}
+}
+
+// drain waits for the rest of the output, but not for long.
+func (p *pipes) drain() {
+	deadline := time.Now().Add(pipeDelay)
+	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
+		if f != nil {
+			_ = f.SetDeadline(deadline) // closed already: nothing to wait for
+		}
+	}
+	p.copying.Wait()
+	p.close()
+}
+
+func (p *pipes) close() {
+	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
+		if f != nil {
+			_ = f.Close() // twice does no harm
+		}
+	}
 }
 
 func (c Command) watched(w io.Writer) io.Writer {

@@ -29,6 +29,7 @@ type Options struct {
 	Dir    string
 	Env    []string
 	Output io.Writer
+	Agent  process.Starter // of the command; nil makes it a child of this process
 	Alive  func()
 	Redact func(string) string  // applied to what the result keeps
 	Grace  func() time.Duration // see process.Command
@@ -54,7 +55,7 @@ func Run(ctx context.Context, o Options) work.TestOutcome {
 	output := &serial{w: io.MultiWriter(o.Output, tail)} // both streams end up in it
 	exit, err := process.Run(ctx, process.Command{
 		Args: []string{"sh", "-c", o.Test.Command}, Dir: o.Dir, Env: o.Env,
-		Stdout: io.MultiWriter(output, lines), Stderr: output, Alive: o.Alive, Grace: o.Grace,
+		Stdout: io.MultiWriter(output, lines), Stderr: output, Alive: o.Alive, Grace: o.Grace, Starter: o.Agent, Sweep: true,
 	})
 	lines.Flush()
 	counter, report := counter.orReports(o, began)

@@ -1,4 +1,4 @@
-package orchestrator
+package work
 
 import "regexp"
 
@@ -25,8 +25,8 @@ var secretShapes = []struct {
 // mask stands where a secret was.
 const mask = "[redacted]"
 
-// redactSecrets replaces everything in a line that has the form of a secret.
-func redactSecrets(line string) string {
+// RedactSecrets replaces everything in a line that has the form of a secret.
+func RedactSecrets(line string) string {
 	for _, s := range secretShapes {
 		line = s.shape.ReplaceAllString(line, s.with)
 	}

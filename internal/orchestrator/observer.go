@@ -1,0 +1,105 @@
+package orchestrator
+
+import (
+	"time"
+
+	"drover/internal/control"
+	"drover/internal/work"
+)
+
+// Observer is told what an orchestrator does. Its methods return at once, may be
+// called concurrently, and change nothing of what they are given.
+type Observer interface {
+	// Loaded is called once a term, with every stored item.
+	Loaded(items []*work.Item)
+	// Applied is called after a transition was stored; before is nil for a new item.
+	Applied(before, after *work.Item)
+	// Reconciled tells how long a full comparison took, and how it failed, nil if it did not.
+	Reconciled(took time.Duration, err error)
+	// EventSeen tells how long after a change Nomad's event stream brought it.
+	EventSeen(lag time.Duration)
+	// LogsKept tells how many bytes of an attempt's output were kept.
+	LogsKept(bytes int)
+}
+
+// Unobserved is the Observer that takes note of nothing.
+type Unobserved struct{}
+
+// Loaded and the other methods do nothing.
+func (Unobserved) Loaded([]*work.Item)             {}
+func (Unobserved) Applied(*work.Item, *work.Item)  {}
+func (Unobserved) Reconciled(time.Duration, error) {}
+func (Unobserved) EventSeen(time.Duration)         {}
+func (Unobserved) LogsKept(int)                    {}
+
+// eventSeen tells the observer how old a change is that the event stream brought.
+func (o *Orchestrator) eventSeen(a work.Allocation) {
+	if !a.Modified.IsZero() {
+		o.observer.EventSeen(max(0, time.Since(a.Modified)))
+	}
+}
+
+// beat is a running attempt's last sign of life that the leader saw.
+type beat struct {
+	at     time.Time
+	output string
+}
+
+// heard takes note of the heartbeats that Consul has. A check's output changes
+// with each of them; without a change nothing was heard.
+func (o *Orchestrator) heard(beats []work.Heartbeat, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	heard := make(map[work.AttemptID]beat, len(beats))
+	for _, b := range beats {
+		last, known := o.beats[b.Attempt]
+		if !known || last.output != b.Output {
+			last = beat{at: now, output: b.Output}
+		}
+		heard[b.Attempt] = last
+	}
+	o.beats = heard
+}
+
+// lastBeat returns an attempt's last sign of life; its time is zero if none was heard.
+func (o *Orchestrator) lastBeat(a work.AttemptID) beat {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.beats[a]
+}
+
+// Census counts the items as they stand now.
+func (o *Orchestrator) Census(now time.Time) control.Census {
+	type group struct {
+		queue string
+		state work.State
+	}
+	counted := map[group]control.Group{}
+	census := control.Census{MaxInFlight: o.cfg.MaxInFlight}
+	for _, item := range o.snapshot() {
+		key := group{item.Spec.Queue, item.State}
+		g := counted[key]
+		g.Queue, g.State = item.Spec.Queue, item.State
+		g.Items++
+		if !item.State.Terminal() {
+			g.Oldest = max(g.Oldest, now.Sub(item.Since()))
+		}
+		counted[key] = g
+		if item.State == work.StateInProgress {
+			if heard := o.lastBeat(item.CurrentID()); !heard.at.IsZero() {
+				census.HeartbeatAge = max(census.HeartbeatAge, now.Sub(heard.at))
+			}
+		}
+	}
+	for _, g := range counted {
+		census.Groups = append(census.Groups, g)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	census.InFlight = len(o.open)
+	census.Breakers = map[work.BreakerState]int{}
+	for _, b := range o.breakers {
+		census.Breakers[b.State]++
+	}
+	return census
+}

@@ -1,0 +1,212 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+
+	"drover/internal/control"
+	"drover/internal/work"
+)
+
+// keyOf is the place of a unique key: queues have keys of their own.
+func keyOf(spec work.Spec) string { return spec.Queue + "\x00" + spec.UniqueKey }
+
+// holderOf returns the item that has a specification's unique key, nil if it has
+// none or the key is free. The key is its item's as long as that is kept,
+// whatever became of it: to run the same again takes a retry, or another key.
+func (o *Orchestrator) holderOf(spec work.Spec) *work.Item {
+	if spec.UniqueKey == "" {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if e := o.entries[o.keys[keyOf(spec)]]; e != nil {
+		return e.item.Load()
+	}
+	return nil
+}
+
+// batch is a submission of items that may name each other.
+type batch struct {
+	items  []work.Item
+	fresh  []bool
+	keys   map[string]int    // index of the first fresh item with a key
+	ids    map[string]int    // index by id, of fresh items
+	repeat map[int]int       // index of an item whose key another one before it has, to that
+	stands map[string]string // id by the id of a submission for which it stands
+}
+
+func newBatch(size int) *batch {
+	return &batch{
+		items: make([]work.Item, size), fresh: make([]bool, size),
+		keys: map[string]int{}, ids: map[string]int{}, repeat: map[int]int{}, stands: map[string]string{},
+	}
+}
+
+// rename has an item depend on those that stand for the ones it names.
+func (b *batch) rename(s *control.Submission) {
+	names := make([]string, len(s.Spec.DependsOn))
+	for i, id := range s.Spec.DependsOn {
+		names[i] = id
+		if other := b.stands[id]; other != "" {
+			names[i] = other
+		}
+	}
+	if len(names) > 0 {
+		s.Spec.DependsOn = names
+	}
+}
+
+// put takes an item in, unless another has its key.
+func (o *Orchestrator) put(b *batch, i int, item work.Item, fresh bool) {
+	b.items[i], b.fresh[i] = item, fresh
+	if !fresh {
+		return
+	}
+	if first := o.holderOf(item.Spec); first != nil {
+		b.items[i], b.fresh[i] = *first, false
+		b.items[i].Warnings = []string{fmt.Sprintf("unique key %s belongs to item %s, which is %s: nothing new was stored", item.Spec.UniqueKey, first.ID, first.State)}
+		b.stands[item.ID] = first.ID
+		return
+	}
+	if item.Spec.UniqueKey != "" {
+		if first, taken := b.keys[keyOf(item.Spec)]; taken {
+			b.fresh[i], b.repeat[i] = false, first
+			b.stands[item.ID] = b.items[first].ID
+			return
+		}
+		b.keys[keyOf(item.Spec)] = i
+	}
+	b.ids[item.ID] = i
+}
+
+// waves returns the indices of the fresh items in the order in which they are
+// stored: those that others depend on come first, so that whatever happens in
+// between no item is stored that names one that is not.
+// It returns work.ErrInvalid for a cycle, and for what can never complete.
+func (o *Orchestrator) waves(b *batch) ([][]int, error) {
+	const visiting = -1
+	depth := map[int]int{}
+	var visit func(i int) (int, error)
+	visit = func(i int) (int, error) {
+		if d := depth[i]; d == visiting {
+			return 0, fmt.Errorf("item %s depends on itself, over others: %w", b.items[i].ID, work.ErrInvalid)
+		} else if d > 0 {
+			return d, nil
+		}
+		depth[i] = visiting
+		deepest := 0
+		for _, id := range b.items[i].Spec.DependsOn {
+			other, here := b.ids[id]
+			if !here {
+				if err := o.canComplete(id); err != nil {
+					return 0, fmt.Errorf("item %s: %w", b.items[i].ID, err)
+				}
+				continue
+			}
+			d, err := visit(other)
+			if err != nil {
+				return 0, err
+			}
+			deepest = max(deepest, d)
+		}
+		depth[i] = deepest + 1
+		return depth[i], nil
+	}
+	var waves [][]int
+	for i, fresh := range b.fresh {
+		if !fresh {
+			continue
+		}
+		d, err := visit(i)
+		if err != nil {
+			return nil, err
+		}
+		for len(waves) < d {
+			waves = append(waves, nil)
+		}
+		waves[d-1] = append(waves[d-1], i)
+	}
+	return waves, nil
+}
+
+// canComplete returns work.ErrInvalid for an item on which none is to depend.
+func (o *Orchestrator) canComplete(id string) error {
+	e := o.entry(id)
+	if e == nil {
+		return fmt.Errorf("depends on item %s, which does not exist: %w", id, work.ErrInvalid)
+	}
+	if state := e.item.Load().State; state.Terminal() && state != work.StateCompleted {
+		return fmt.Errorf("depends on item %s, which is %s: %w", id, state, work.ErrInvalid)
+	}
+	return nil
+}
+
+// independent reports whether all that a queued item depends on has completed,
+// and sees to it that it is looked at again otherwise. The caller holds mu.
+func (o *Orchestrator) independent(e *entry, item *work.Item) bool {
+	free := true
+	for _, id := range item.Spec.DependsOn {
+		other := o.entries[id]
+		switch {
+		case other == nil || other.item.Load().State.Terminal() && other.item.Load().State != work.StateCompleted:
+			o.doomed = append(o.doomed, e)
+			nudge(o.wake)
+			return false
+		case !other.item.Load().State.Terminal():
+			free = false
+			if o.dependants[id] == nil {
+				o.dependants[id] = map[string]bool{}
+			}
+			o.dependants[id][item.ID] = true
+		}
+	}
+	return free
+}
+
+// settleDependants looks again at the items that wait for one that is over. The caller holds mu.
+func (o *Orchestrator) settleDependants(id string) {
+	waiting := o.dependants[id]
+	delete(o.dependants, id)
+	for other := range waiting {
+		if e := o.entries[other]; e != nil {
+			o.place(e)
+		}
+	}
+}
+
+func (o *Orchestrator) trackID(id string) {
+	if e := o.entry(id); e != nil {
+		o.track(e)
+	}
+}
+
+func (o *Orchestrator) takeDoomed() []*entry {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	doomed := o.doomed
+	o.doomed = nil
+	return doomed
+}
+
+// doom ends an item that depends on one that did not complete.
+func (o *Orchestrator) doom(ctx context.Context, e *entry) error {
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
+	item := e.item.Load()
+	if item.State != work.StateQueued {
+		return nil
+	}
+	for _, id := range item.Spec.DependsOn {
+		var state work.State
+		if other := o.entry(id); other != nil {
+			state = other.item.Load().State
+		}
+		if state == "" || state.Terminal() && state != work.StateCompleted {
+			return o.apply(ctx, e, work.DependencyEnded{ID: id, State: state})
+		}
+	}
+	return nil
+}
