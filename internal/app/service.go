@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
@@ -45,6 +47,19 @@ func (s *Server) leader(ctx context.Context) (string, bool, error) {
 		err = work.ErrNoLeader // this server was elected a moment ago and is not at work yet
 	}
 	return leader.Address, false, err
+}
+
+// health says what keeps this server from answering calls, as /health does.
+func (s *Server) health(ctx context.Context) error {
+	_, self, err := s.leader(ctx)
+	if err != nil || !self {
+		return err
+	}
+	status, err := service{s}.Status(ctx)
+	if err == nil && len(status.NotReady) > 0 {
+		err = fmt.Errorf("%s: %w", strings.Join(status.NotReady, "; "), work.ErrUnavailable)
+	}
+	return err
 }
 
 // service answers the API while this server leads.

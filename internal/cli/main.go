@@ -6,10 +6,12 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"drover/consul"
 	"drover/internal/api"
 	"drover/internal/config"
 )
@@ -23,6 +25,9 @@ const (
 	envClientKey     = "DROVER_CLIENT_KEY"
 	envTLSServerName = "DROVER_TLS_SERVER_NAME"
 	envSkipVerify    = "DROVER_SKIP_VERIFY"
+	envConsul        = "CONSUL_HTTP_ADDR"
+	envConsulToken   = "CONSUL_HTTP_TOKEN"
+	envConsulPrefix  = "DROVER_CONSUL_PREFIX"
 )
 
 // shell is what a verb runs in.
@@ -137,16 +142,42 @@ func (r *remote) bind(cmd *cobra.Command, sh *shell) {
 
 // bindServer binds the flags of verbs that have one form of output.
 func (r *remote) bindServer(cmd *cobra.Command, sh *shell) {
-	address := sh.getenv(envAddress)
-	if address == "" {
-		address = config.DefaultAddress
+	cmd.Flags().StringVar(&r.address, "address", sh.getenv(envAddress),
+		"server to call ("+envAddress+"); if not given, the leader that the Consul at "+envConsul+" knows, or else "+config.DefaultAddress)
+}
+
+// discoverTimeout bounds the question which server leads.
+const discoverTimeout = 5 * time.Second
+
+// server returns the address to call: what was given, the leader's by Consul, or
+// the one where a server listens that was told nothing.
+func (r remote) server(sh *shell) (string, error) {
+	if r.address != "" {
+		return r.address, nil
 	}
-	cmd.Flags().StringVar(&r.address, "address", address, "server to call ("+envAddress+")")
+	if sh.getenv(envConsul) == "" {
+		return config.DefaultAddress, nil
+	}
+	store, err := consul.Open(consul.Options{Address: sh.getenv(envConsul), Token: sh.getenv(envConsulToken), Prefix: sh.getenv(envConsulPrefix)})
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), discoverTimeout)
+	defer cancel()
+	address, err := store.LeaderAddress(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%s is not set, and %w", envAddress, err)
+	}
+	return address, nil
 }
 
 func (r remote) client(sh *shell) (*api.Client, error) {
+	address, err := r.server(sh)
+	if err != nil {
+		return nil, err
+	}
 	return api.NewClient(api.ClientOptions{
-		Address: r.address, Token: sh.getenv(envToken),
+		Address: address, Token: sh.getenv(envToken),
 		TLS: api.TLS{
 			CACert: sh.getenv(envCACert), Cert: sh.getenv(envClientCert), Key: sh.getenv(envClientKey),
 			ServerName: sh.getenv(envTLSServerName), SkipVerify: isTrue(sh.getenv(envSkipVerify)),

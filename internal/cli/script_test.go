@@ -54,6 +54,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("DROVER_ADDR", server.url)
 			env.Setenv("DROVER_TOKEN", serverToken)
 			env.Setenv("USER", "tester")
+			env.Setenv("CONSUL", consul)
+			env.Setenv("PREFIX", server.prefix)
 			env.Values[serverKey{}] = server
 			return nil
 		},
