@@ -83,7 +83,7 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 	root.AddCommand(
 		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newWait(sh), newOpen(sh),
 		newRetry(sh), newRequeue(sh), newCancel(sh), newKill(sh), newPriority(sh), newEdit(sh), newRemove(sh),
-		newExport(sh), newImport(sh),
+		newTop(sh), newExport(sh), newImport(sh),
 		newQueue(sh), newBreaker(sh), newToken(sh),
 		newExplain(sh), newReport(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
