@@ -73,12 +73,22 @@ func (t *Term) Commit(ctx context.Context, changes ...work.Change) error {
 	}
 }
 
+// flight is how many transactions are under way at a time: Consul takes the next
+// ones while it makes the last durable. Whoever changes an item waits until that
+// is stored, so two of them never hold the same key.
+const flight = 4
+
 // runCommits is the group commit: it takes what waits, stores it in one
 // transaction, and takes again.
 func (t *Term) runCommits(ctx context.Context) {
+	slots := make(chan struct{}, flight)
 	var held *commit
 	for {
-		batch, bytes, count := []*commit{}, 0, 1
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		if held == nil {
 			select {
 			case held = <-t.commits:
@@ -86,15 +96,29 @@ func (t *Term) runCommits(ctx context.Context) {
 				return
 			}
 		}
-		for held != nil && count+len(held.ops) <= maxOps && bytes+held.bytes <= maxBytes {
-			batch, bytes, count = append(batch, held), bytes+held.bytes, count+len(held.ops)
-			held = nil
-			select {
-			case held = <-t.commits:
-			default:
-			}
+		var batch []*commit
+		batch, held = t.gather(held)
+		t.tasks.Go(func() {
+			defer func() { <-slots }()
+			t.store(ctx, batch)
+		})
+	}
+}
+
+// gather returns what fits one transaction of what waits, beginning with first,
+// and the commit that came next and did not fit, if one did.
+func (t *Term) gather(first *commit) (batch []*commit, next *commit) {
+	bytes, count := 0, 1 // the leader's check
+	for c := first; ; {
+		if count+len(c.ops) > maxOps || bytes+c.bytes > maxBytes {
+			return batch, c
 		}
-		t.store(ctx, batch)
+		batch, bytes, count = append(batch, c), bytes+c.bytes, count+len(c.ops)
+		select {
+		case c = <-t.commits:
+		default:
+			return batch, nil
+		}
 	}
 }
 

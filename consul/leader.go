@@ -33,7 +33,11 @@ type Candidate struct {
 	// TTL is how long a leader that fell silent keeps the lock. The session is
 	// bound to a TTL check, which Consul ends on time; a session's own TTL runs
 	// up to twice as long and is only the net below.
-	TTL time.Duration
+	TTL     time.Duration
+	Version string
+	// Health says what keeps the server from answering calls, nil if nothing does.
+	// It is told to Consul; nil means that it is always well.
+	Health func(ctx context.Context) error
 }
 
 // Term is one server's time as leader.
@@ -62,12 +66,16 @@ func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 		return nil, err
 	}
 	t.tasks.Go(t.keepAlive)
+	if who.Health != nil {
+		t.tasks.Go(t.tellHealth)
+	}
 	if err := t.acquire(); err != nil {
 		t.cancel(err)
 		t.tasks.Wait()
 		t.leave()
 		return nil, err
 	}
+	t.tagLeader()
 	t.tasks.Go(func() { t.runCommits(t.ctx) })
 	return t, nil
 }
@@ -91,17 +99,8 @@ func (t *Term) lose(cause error) { t.cancel(cause) }
 // enter registers the candidate's service with its TTL check, and makes the
 // session that is bound to it.
 func (t *Term) enter() error {
-	reg := &api.AgentServiceRegistration{
-		ID: ServiceServer + "-" + t.who.ID, Name: ServiceServer,
-		Meta: map[string]string{"address": t.who.Address},
-		Check: &api.AgentServiceCheck{
-			CheckID: t.checkID, Name: "drover server", TTL: t.who.TTL.String(), Status: api.HealthPassing,
-			DeregisterCriticalServiceAfter: time.Minute.String(),
-		},
-	}
-	opts := api.ServiceRegisterOpts{}.WithContext(t.ctx)
-	if err := t.client.repeat.Agent().ServiceRegisterOpts(reg, opts); err != nil {
-		return classify("register server", true, err)
+	if err := t.register(); err != nil {
+		return err
 	}
 	if err := t.client.passCheck(t.ctx, t.checkID, "candidate"); err != nil {
 		return err
@@ -212,7 +211,7 @@ func (t *Term) leave() {
 		_, destroyed := t.client.once.Session().Destroy(t.session, write)
 		errs = append(errs, err, destroyed)
 	}
-	errs = append(errs, t.client.once.Agent().ServiceDeregisterOpts(ServiceServer+"-"+t.who.ID, query))
+	errs = append(errs, t.client.once.Agent().ServiceDeregisterOpts(t.serviceID(), query))
 	if err := errors.Join(errs...); err != nil {
 		t.client.log.Warn("could not leave cleanly, the TTL will", "error", err)
 	}

@@ -28,11 +28,11 @@ type fake struct {
 	api.Service // of the methods that no test calls
 
 	submitFunc func([]control.Submission) ([]work.Item, error)
-	itemsFunc  func(control.Filter) ([]work.Item, error)
+	itemsFunc  func(control.Query) (control.Page, error)
 	itemFunc   func(id string) (work.Item, *work.Progress, error)
 	logsFunc   func(id string, attempt int) (control.Logs, error)
 	followFunc func(ctx context.Context, id string, stdout, stderr io.Writer) error
-	cancelFunc func(id, by string) (work.Item, error)
+	orderFunc  func(id string, order control.Order) (work.Item, error)
 	statusFunc func() (control.Status, error)
 
 	retryPRFunc func(id string) (work.Item, error)
@@ -41,8 +41,8 @@ type fake struct {
 func (f *fake) Submit(_ context.Context, items []control.Submission) ([]work.Item, error) {
 	return f.submitFunc(items)
 }
-func (f *fake) Items(_ context.Context, filter control.Filter) ([]work.Item, error) {
-	return f.itemsFunc(filter)
+func (f *fake) Items(_ context.Context, q control.Query) (control.Page, error) {
+	return f.itemsFunc(q)
 }
 func (f *fake) Item(_ context.Context, id string) (work.Item, *work.Progress, error) {
 	return f.itemFunc(id)
@@ -56,8 +56,8 @@ func (f *fake) Follow(ctx context.Context, id string, stdout, stderr io.Writer) 
 func (f *fake) RetryPR(_ context.Context, id string) (work.Item, error) {
 	return f.retryPRFunc(id)
 }
-func (f *fake) Cancel(_ context.Context, id, by string) (work.Item, error) {
-	return f.cancelFunc(id, by)
+func (f *fake) Order(_ context.Context, id string, order control.Order) (work.Item, error) {
+	return f.orderFunc(id, order)
 }
 func (f *fake) Status(context.Context) (control.Status, error) { return f.statusFunc() }
 
@@ -108,15 +108,21 @@ func TestCallsArriveAsTheyWereMade(t *testing.T) {
 	logs := control.Logs{Attempt: work.NewAttemptID(id, 2), Stdout: []string{"out"}, Stderr: []string{}, Live: true}
 	status := control.Status{Leader: "one", Items: map[work.State]int{work.StateQueued: 2}, InFlight: 1}
 	submission := control.Submission{ID: id, Spec: stored.Spec}
-	filter := control.Filter{State: work.StateQueued, Queue: "q", Repository: "r&r", Limit: 7}
+	query := control.Query{
+		Filter: control.Filter{
+			States: []work.State{work.StateQueued, work.StateStuck}, Queue: "q", Repository: "r&r", Reasons: []work.Reason{work.ReasonStuck},
+			Labels: map[string]string{"a": "b=c", "d": ""}, OlderThan: time.Hour, NewerThan: 48 * time.Hour, IDs: []string{id},
+		},
+		Sort: control.SortUpdated, Asc: true, Limit: 7, Cursor: "x",
+	}
 	c := serve(t, api.Options{Token: "secret", Service: &fake{
 		submitFunc: func(got []control.Submission) ([]work.Item, error) {
 			same(t, got, []control.Submission{submission})
 			return []work.Item{stored}, nil
 		},
-		itemsFunc: func(got control.Filter) ([]work.Item, error) {
-			same(t, got, filter)
-			return []work.Item{stored}, nil
+		itemsFunc: func(got control.Query) (control.Page, error) {
+			same(t, got, query)
+			return control.Page{Items: []work.Item{stored}, Total: 9, Next: "y"}, nil
 		},
 		itemFunc: func(got string) (work.Item, *work.Progress, error) {
 			same(t, got, id[:8])
@@ -127,8 +133,8 @@ func TestCallsArriveAsTheyWereMade(t *testing.T) {
 			same(t, attempt, 2)
 			return logs, nil
 		},
-		cancelFunc: func(got, by string) (work.Item, error) {
-			same(t, []string{got, by}, []string{id, "me"})
+		orderFunc: func(got string, order control.Order) (work.Item, error) {
+			same(t, []string{got, string(order.Verb), order.By}, []string{id, "cancel", "me"})
 			return stored, nil
 		},
 		statusFunc: func() (control.Status, error) { return status, nil },
@@ -142,9 +148,9 @@ func TestCallsArriveAsTheyWereMade(t *testing.T) {
 	items, err := c.Submit(ctx, []control.Submission{submission})
 	ok(t, err)
 	same(t, items, []work.Item{stored})
-	items, err = c.Items(ctx, filter)
+	page, err := c.Items(ctx, query)
 	ok(t, err)
-	same(t, items, []work.Item{stored})
+	same(t, page, control.Page{Items: []work.Item{stored}, Total: 9, Next: "y"})
 	got, gotProgress, err := c.Item(ctx, id[:8])
 	ok(t, err)
 	same(t, got, stored)
@@ -152,7 +158,7 @@ func TestCallsArriveAsTheyWereMade(t *testing.T) {
 	gotLogs, err := c.Logs(ctx, id, 2)
 	ok(t, err)
 	same(t, gotLogs, logs)
-	got, err = c.Cancel(ctx, id, "me")
+	got, err = c.Order(ctx, id, control.Order{Verb: control.Cancel, By: "me"})
 	ok(t, err)
 	same(t, got, stored)
 	got, err = c.RetryPR(ctx, id)
@@ -200,8 +206,8 @@ func TestErrorsCrossTheWire(t *testing.T) {
 	} {
 		t.Run(test.err.Error(), func(t *testing.T) {
 			err := fmt.Errorf("cancel x: %w", test.err)
-			c := serve(t, api.Options{Service: &fake{cancelFunc: func(string, string) (work.Item, error) { return work.Item{}, err }}})
-			_, got := c.Cancel(t.Context(), "x", "")
+			c := serve(t, api.Options{Service: &fake{orderFunc: func(string, control.Order) (work.Item, error) { return work.Item{}, err }}})
+			_, got := c.Order(t.Context(), "x", control.Order{Verb: control.Cancel})
 			var answer *api.Error
 			if !errors.As(got, &answer) || answer.Status != test.status || answer.Error() != err.Error() {
 				t.Fatalf("got %v, want status %d and the text %q", got, test.status, err)
@@ -222,17 +228,17 @@ func TestReadsAndSubmitsAreRepeatedUntilThereIsALeader(t *testing.T) {
 		return nil
 	}
 	c := serve(t, api.Options{Service: &fake{
-		itemsFunc:  func(control.Filter) ([]work.Item, error) { return nil, once() },
+		itemsFunc:  func(control.Query) (control.Page, error) { return control.Page{}, once() },
 		submitFunc: func([]control.Submission) ([]work.Item, error) { return nil, once() },
-		cancelFunc: func(string, string) (work.Item, error) { return work.Item{}, once() },
+		orderFunc:  func(string, control.Order) (work.Item, error) { return work.Item{}, once() },
 	}})
-	if _, err := c.Items(t.Context(), control.Filter{}); err != nil || calls.Swap(0) != 2 {
+	if _, err := c.Items(t.Context(), control.Query{}); err != nil || calls.Swap(0) != 2 {
 		t.Errorf("items: %v", err)
 	}
 	if _, err := c.Submit(t.Context(), []control.Submission{{ID: work.NewID(created)}}); err != nil || calls.Swap(0) != 2 {
 		t.Errorf("submit: %v", err)
 	}
-	if _, err := c.Cancel(t.Context(), "x", ""); !errors.Is(err, work.ErrUnavailable) || calls.Load() != 1 {
+	if _, err := c.Order(t.Context(), "x", control.Order{Verb: control.Cancel}); !errors.Is(err, work.ErrUnavailable) || calls.Load() != 1 {
 		t.Errorf("cancel, which is not repeated: %v after %d calls", err, calls.Load())
 	}
 }
@@ -461,11 +467,11 @@ func TestFollowNoticesABrokenConnection(t *testing.T) {
 func TestClientAnswersOfOthers(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
-	_, err := client(t, server.URL, "").Cancel(t.Context(), "x", "")
+	_, err := client(t, server.URL, "").Order(t.Context(), "x", control.Order{Verb: control.Cancel})
 	if err == nil || errors.Is(err, work.ErrNotFound) || !strings.Contains(err.Error(), "not as a drover server does") {
 		t.Errorf("an answer that is not drover's: %v", err)
 	}
-	_, err = client(t, "127.0.0.1:1", "").Cancel(t.Context(), "x", "")
+	_, err = client(t, "127.0.0.1:1", "").Order(t.Context(), "x", control.Order{Verb: control.Cancel})
 	if !errors.Is(err, work.ErrUnavailable) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("nobody there: %v", err)
 	}

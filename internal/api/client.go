@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -87,21 +88,62 @@ func (c *Client) Submit(ctx context.Context, items []control.Submission) (stored
 	return stored, err
 }
 
-// Items returns the items that f selects, newest first.
-func (c *Client) Items(ctx context.Context, f control.Filter) (items []work.Item, err error) {
+// Check returns the items that Submit would store, and stores none.
+func (c *Client) Check(ctx context.Context, items []control.Submission) (stored []work.Item, err error) {
 	u := c.url("items")
-	query := url.Values{}
-	for name, value := range map[string]string{"state": string(f.State), "queue": f.Queue, "repository": f.Repository} {
-		if value != "" {
-			query.Set(name, value)
+	u.RawQuery = "dry_run=true"
+	err = c.call(ctx, c.repeat, http.MethodPost, u, items, &stored)
+	return stored, err
+}
+
+// SubmitStream stores any number of items, all or none.
+func (c *Client) SubmitStream(ctx context.Context, next func() (control.Submission, error)) (done control.Submitted, err error) {
+	body, to := io.Pipe()
+	go func() { to.CloseWithError(writeLines(to, next)) }()
+	defer body.Close() // ends the writer, should the server have answered early
+	resp, err := c.send(ctx, c.once, http.MethodPost, c.url("items"), body, http.Header{"Content-Type": {ndjson}})
+	if err != nil {
+		return done, err
+	}
+	defer resp.Body.Close()
+	return done, c.decode(resp.Body, &done)
+}
+
+func writeLines(to io.Writer, next func() (control.Submission, error)) error {
+	buffer := bufio.NewWriter(to)
+	encoder := json.NewEncoder(buffer)
+	for {
+		s, err := next()
+		if errors.Is(err, io.EOF) {
+			return buffer.Flush()
+		}
+		if err != nil {
+			return err
+		}
+		if err := encoder.Encode(s); err != nil {
+			return err
 		}
 	}
-	if f.Limit > 0 {
-		query.Set("limit", strconv.Itoa(f.Limit))
+}
+
+// Items returns a page of the items that q selects.
+func (c *Client) Items(ctx context.Context, q control.Query) (page control.Page, err error) {
+	values := encodeFilter(q.Filter)
+	for name, value := range map[string]string{"sort": q.Sort, "cursor": q.Cursor} {
+		if value != "" {
+			values.Set(name, value)
+		}
 	}
-	u.RawQuery = query.Encode()
-	err = c.call(ctx, c.repeat, http.MethodGet, u, nil, &items)
-	return items, err
+	if q.Asc {
+		values.Set("order", "asc")
+	}
+	if q.Limit > 0 {
+		values.Set("limit", strconv.Itoa(q.Limit))
+	}
+	u := c.url("items")
+	u.RawQuery = values.Encode()
+	err = c.call(ctx, c.repeat, http.MethodGet, u, nil, &page)
+	return page, err
 }
 
 // Item returns an item and the progress of its running attempt.
@@ -135,10 +177,113 @@ func (c *Client) Follow(ctx context.Context, id string, stdout, stderr io.Writer
 	return err
 }
 
-// Cancel ends an item.
-func (c *Client) Cancel(ctx context.Context, id, by string) (item work.Item, err error) {
-	err = c.call(ctx, c.once, http.MethodPost, c.url("items", id, "cancel"), cancellation{By: by}, &item)
-	return item, err
+// Order carries out an order about an item. One with a key is sent again when
+// the answer is lost.
+func (c *Client) Order(ctx context.Context, id string, order control.Order) (item work.Item, err error) {
+	header := http.Header{"Content-Type": {"application/json"}}
+	client := c.once
+	if order.Key != "" {
+		client = c.repeat
+		header.Set("Idempotency-Key", order.Key)
+	}
+	if order.Match != "" {
+		header.Set("If-Match", order.Match)
+	}
+	method, u, body := http.MethodPost, c.url("items", id, string(order.Verb)), any(order)
+	switch order.Verb {
+	case control.Edit:
+		method, u, body = http.MethodPatch, c.url("items", id), order.Patch
+	case control.Remove:
+		method, u, body = http.MethodDelete, c.url("items", id), nil
+	}
+	if method != http.MethodPost {
+		values := url.Values{"by": {order.By}}
+		if order.Force {
+			values.Set("force", "true")
+		}
+		u.RawQuery = values.Encode()
+	}
+	data, err := encode(body)
+	if err != nil {
+		return item, err
+	}
+	resp, err := c.send(ctx, client, method, u, data, header)
+	if err != nil {
+		return item, err
+	}
+	defer resp.Body.Close()
+	return item, c.decode(resp.Body, &item)
+}
+
+// Events sends changes until ctx ends, the connection breaks or send fails.
+func (c *Client) Events(ctx context.Context, after string, send func(control.Event) error) error {
+	header := http.Header{"Accept": {eventStream}}
+	if after != "" {
+		header.Set("Last-Event-ID", after)
+	}
+	resp, err := c.send(ctx, c.once, http.MethodGet, c.url("events"), nil, header)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	err = readEvents(resp.Body, send)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// Export sends the items that f selects, the oldest first.
+func (c *Client) Export(ctx context.Context, f control.Filter, send func(work.Item) error) error {
+	u := c.url("export")
+	u.RawQuery = encodeFilter(f).Encode()
+	resp, err := c.send(ctx, c.once, http.MethodGet, u, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	decoder := json.NewDecoder(resp.Body)
+	for {
+		var item work.Item
+		err := decoder.Decode(&item)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return fmt.Errorf("the connection to the server at %s broke off: %v: %w", c.base, err, work.ErrUnavailable)
+		}
+		if err := send(item); err != nil {
+			return err
+		}
+	}
+}
+
+// Import stores items as Export sent them; dry only checks.
+func (c *Client) Import(ctx context.Context, items []work.Item, dry bool) (done control.Import, err error) {
+	var lines bytes.Buffer
+	encoder := json.NewEncoder(&lines)
+	for _, item := range items {
+		if err := encoder.Encode(item); err != nil {
+			return done, fmt.Errorf("encode item %s: %w", item.ID, err)
+		}
+	}
+	u := c.url("import")
+	u.RawQuery = url.Values{"dry_run": {strconv.FormatBool(dry)}}.Encode()
+	// An item that is stored already, the same, is left as it is: so it may be repeated.
+	resp, err := c.send(ctx, c.repeat, http.MethodPost, u, &lines, http.Header{"Content-Type": {ndjson}})
+	if err != nil {
+		return done, err
+	}
+	defer resp.Body.Close()
+	return done, c.decode(resp.Body, &done)
+}
+
+// Overview returns what runs, and how the queues stand.
+func (c *Client) Overview(ctx context.Context) (overview control.Overview, err error) {
+	err = c.call(ctx, c.repeat, http.MethodGet, c.url("overview"), nil, &overview)
+	return overview, err
 }
 
 // RetryPR has the pull request of a completed item made again.
@@ -185,27 +330,46 @@ func (c *Client) call(ctx context.Context, client *http.Client, method string, u
 		return err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswerBytes)).Decode(into); err != nil {
+	return c.decode(resp.Body, into)
+}
+
+func (c *Client) decode(body io.Reader, into any) error {
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswerBytes)).Decode(into); err != nil {
 		return fmt.Errorf("answer of the server at %s: %v: %w", c.base, err, work.ErrUnavailable)
 	}
 	return nil
 }
 
-// do sends a request. An answer that is not a success becomes an error.
-func (c *Client) do(ctx context.Context, client *http.Client, method string, u *url.URL, body any) (*http.Response, error) {
-	var content io.Reader
-	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
-			return nil, fmt.Errorf("encode request: %w", err)
-		}
-		content = bytes.NewReader(data)
+// encode returns the JSON of a body, nothing for nil.
+func encode(body any) (io.Reader, error) {
+	if body == nil {
+		return nil, nil
 	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	return bytes.NewReader(data), nil
+}
+
+// do sends a request whose body is JSON.
+func (c *Client) do(ctx context.Context, client *http.Client, method string, u *url.URL, body any) (*http.Response, error) {
+	content, err := encode(body)
+	if err != nil {
+		return nil, err
+	}
+	return c.send(ctx, client, method, u, content, http.Header{"Content-Type": {"application/json"}})
+}
+
+// send sends a request. An answer that is not a success becomes an error.
+func (c *Client) send(ctx context.Context, client *http.Client, method string, u *url.URL, content io.Reader, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), content)
 	if err != nil {
 		return nil, fmt.Errorf("request to %s: %v: %w", u, err, work.ErrInvalid)
 	}
-	req.Header.Set("Content-Type", "application/json")
+	if header != nil {
+		req.Header = header
+	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}

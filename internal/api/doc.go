@@ -26,8 +26,14 @@ type Service interface {
 	// id is stored already is returned as it is, so a call may be repeated.
 	// It returns work.ErrInvalid, work.ErrNoLeader and work.ErrUnavailable.
 	Submit(ctx context.Context, items []control.Submission) ([]work.Item, error)
-	// Items returns the items that f selects, newest first.
-	Items(ctx context.Context, f control.Filter) ([]work.Item, error)
+	// Check returns the items that Submit would store, and stores none.
+	Check(ctx context.Context, items []control.Submission) ([]work.Item, error)
+	// SubmitStream is Submit for any number of items, each with an id of its own;
+	// next returns them, and io.EOF at their end.
+	SubmitStream(ctx context.Context, next func() (control.Submission, error)) (control.Submitted, error)
+	// Items returns a page of the items that q selects.
+	// It returns work.ErrInvalid.
+	Items(ctx context.Context, q control.Query) (control.Page, error)
 	// Item returns an item by its id or a unique prefix of it, and the progress
 	// of its running attempt, nil if none runs.
 	// It returns work.ErrNotFound, and work.ErrInvalid for an ambiguous prefix.
@@ -39,11 +45,27 @@ type Service interface {
 	// attempt ends. It may write to both at a time.
 	// It returns work.ErrNotFound when none runs.
 	Follow(ctx context.Context, id string, stdout, stderr io.Writer) error
-	// Cancel ends an item; by says who wants it, for the record.
-	// It returns work.ErrNotFound, and work.ErrConflict when the item has ended.
-	Cancel(ctx context.Context, id, by string) (work.Item, error)
+	// Order carries out what a person orders about an item, known by its id or a
+	// unique prefix of it, and returns the item.
+	// It returns work.ErrNotFound, work.ErrInvalid, work.ErrConflict and
+	// work.ErrIllegalTransition when its state does not allow it, and
+	// control.ErrChanged when it is not the item that was meant.
+	Order(ctx context.Context, id string, order control.Order) (work.Item, error)
 	// RetryPR has the pull request of a completed item made again.
+	// It returns what Order returns.
 	RetryPR(ctx context.Context, id string) (work.Item, error)
+	// Events sends every change after the event of an id until ctx ends or send
+	// fails; it always returns an error. Without an id, or where changes were
+	// missed, it begins with an event "resync": read what you need after that.
+	Events(ctx context.Context, after string, send func(control.Event) error) error
+	// Export sends the items that f selects, the oldest first.
+	Export(ctx context.Context, f control.Filter, send func(work.Item) error) error
+	// Import stores items as Export sent them; dry only checks that it could.
+	// It returns work.ErrInvalid, and work.ErrConflict for an item that is stored
+	// and not the same; then nothing was stored.
+	Import(ctx context.Context, items []work.Item, dry bool) (control.Import, error)
+	// Overview returns what runs, and how the queues stand.
+	Overview(ctx context.Context) (control.Overview, error)
 	// Tokens returns the clients' tokens, without their hashes.
 	Tokens(ctx context.Context) ([]work.Token, error)
 	// CreateToken makes a token; its text is told this once.

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +94,12 @@ func (h *handler) call(status int, serve endpoint) http.Handler {
 			h.fail(w, r, err)
 			return
 		}
+		if item, ok := value.(work.Item); ok {
+			w.Header().Set("ETag", control.ETag(item))
+		}
+		if detail, ok := value.(control.Detail); ok {
+			w.Header().Set("ETag", control.ETag(detail.Item))
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
 		if err := json.NewEncoder(w).Encode(value); err != nil {
@@ -121,41 +125,6 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Logger.Error("call went wrong", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	writeProblem(w, err)
-}
-
-func (h *handler) submit(r *http.Request) (any, error) {
-	items, err := decodeSubmissions(r.Body)
-	if err != nil {
-		return nil, err
-	}
-	return h.Service.Submit(r.Context(), items)
-}
-
-// decodeSubmissions reads one submission or an array of them. An item without
-// an id gets one.
-func decodeSubmissions(body io.Reader) ([]control.Submission, error) {
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("read items: %v: %w", err, work.ErrInvalid)
-	}
-	data = bytes.TrimSpace(data)
-	if !bytes.HasPrefix(data, []byte("[")) {
-		data = slices.Concat([]byte("["), data, []byte("]"))
-	}
-	var items []control.Submission
-	if err := decodeStrict(data, &items); err != nil {
-		return nil, fmt.Errorf("read items: %w", err)
-	}
-	if len(items) == 0 || len(items) > MaxSubmissions {
-		return nil, fmt.Errorf("%d items, use 1 to %d: %w", len(items), MaxSubmissions, work.ErrInvalid)
-	}
-	now := time.Now()
-	for i := range items {
-		if items[i].ID == "" {
-			items[i].ID = work.NewID(now)
-		}
-	}
-	return items, nil
 }
 
 // decodeBody reads a request's JSON object. An empty body leaves into as it is.
@@ -186,66 +155,6 @@ func decodeStrict(data []byte, into any) error {
 		return fmt.Errorf("%s: %w", strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
 	}
 	return nil
-}
-
-func (h *handler) items(r *http.Request) (any, error) {
-	query := r.URL.Query()
-	f := control.Filter{State: work.State(query.Get("state")), Queue: query.Get("queue"), Repository: query.Get("repository")}
-	if f.State != "" && !slices.Contains(work.States(), f.State) {
-		return nil, fmt.Errorf("state %q: use one of %v: %w", f.State, work.States(), work.ErrInvalid)
-	}
-	var err error
-	if f.Limit, err = number(r, "limit"); err != nil {
-		return nil, err
-	}
-	items, err := h.Service.Items(r.Context(), f)
-	if items == nil {
-		items = []work.Item{}
-	}
-	return items, err
-}
-
-// number reads a query parameter, 0 if it is absent.
-func number(r *http.Request, name string) (int, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%s %q: give a number: %w", name, text, work.ErrInvalid)
-	}
-	return n, nil
-}
-
-func (h *handler) item(r *http.Request) (any, error) {
-	item, progress, err := h.Service.Item(r.Context(), r.PathValue("id"))
-	return control.Detail{Item: item, Progress: progress}, err
-}
-
-func (h *handler) logs(r *http.Request) (any, error) {
-	attempt, err := number(r, "attempt")
-	if err != nil {
-		return nil, err
-	}
-	return h.Service.Logs(r.Context(), r.PathValue("id"), attempt)
-}
-
-// cancellation is the body of a cancel call; it may be left out.
-type cancellation struct {
-	By string `json:"by"`
-}
-
-func (h *handler) cancel(r *http.Request) (any, error) {
-	var c cancellation
-	if err := decodeBody(r, &c); err != nil {
-		return nil, err
-	}
-	return h.Service.Cancel(r.Context(), r.PathValue("id"), c.By)
-}
-
-func (h *handler) retryPR(r *http.Request) (any, error) {
-	return h.Service.RetryPR(r.Context(), r.PathValue("id"))
 }
 
 func (h *handler) status(r *http.Request) (any, error) { return h.Service.Status(r.Context()) }

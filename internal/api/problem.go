@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"drover/internal/control"
 	"drover/internal/work"
 )
 
@@ -40,6 +41,7 @@ var problems = []struct {
 }{
 	{ErrUnauthorized, "unauthorized", http.StatusUnauthorized},
 	{ErrForbidden, "forbidden", http.StatusForbidden},
+	{control.ErrChanged, "changed", http.StatusPreconditionFailed},
 	{work.ErrNoLeader, "no_leader", http.StatusServiceUnavailable},
 	{work.ErrUnknownOutcome, "unknown_outcome", http.StatusServiceUnavailable},
 	{work.ErrFenced, "no_leader", http.StatusServiceUnavailable},

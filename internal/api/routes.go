@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 
+	"drover/internal/control"
 	"drover/internal/work"
 )
 
@@ -25,13 +26,21 @@ func (h *handler) table() []route {
 
 func (h *handler) itemRoutes() []route {
 	return []route{
-		{http.MethodPost, "/v1/items", work.RoleSubmit, h.call(http.StatusCreated, h.submit)},
+		{http.MethodPost, "/v1/items", work.RoleSubmit, h.submissions()},
 		{http.MethodGet, "/v1/items", work.RoleRead, h.call(http.StatusOK, h.items)},
 		{http.MethodGet, "/v1/items/{id}", work.RoleRead, h.call(http.StatusOK, h.item)},
 		{http.MethodGet, "/v1/items/{id}/logs", work.RoleRead, h.call(http.StatusOK, h.logs)},
 		{http.MethodGet, "/v1/items/{id}/logs/follow", work.RoleRead, http.HandlerFunc(h.follow)},
-		{http.MethodPost, "/v1/items/{id}/cancel", work.RoleOperate, h.call(http.StatusOK, h.cancel)},
+		{http.MethodPatch, "/v1/items/{id}", work.RoleOperate, h.call(http.StatusOK, h.edit)},
+		{http.MethodDelete, "/v1/items/{id}", work.RoleOperate, h.call(http.StatusOK, h.remove)},
+		{http.MethodPost, "/v1/items/{id}/cancel", work.RoleOperate, h.call(http.StatusOK, h.order(control.Cancel))},
+		{http.MethodPost, "/v1/items/{id}/retry", work.RoleOperate, h.call(http.StatusOK, h.order(control.Retry))},
+		{http.MethodPost, "/v1/items/{id}/requeue", work.RoleOperate, h.call(http.StatusOK, h.order(control.Requeue))},
+		{http.MethodPost, "/v1/items/{id}/kill", work.RoleOperate, h.call(http.StatusOK, h.order(control.Kill))},
+		{http.MethodPost, "/v1/items/{id}/priority", work.RoleOperate, h.call(http.StatusOK, h.order(control.Prioritize))},
 		{http.MethodPost, "/v1/items/{id}/pr/retry", work.RoleOperate, h.call(http.StatusOK, h.retryPR)},
+		{http.MethodGet, "/v1/export", work.RoleRead, http.HandlerFunc(h.export)},
+		{http.MethodPost, "/v1/import", work.RoleOperate, h.call(http.StatusOK, h.restore)},
 	}
 }
 
@@ -45,7 +54,10 @@ func (h *handler) tokenRoutes() []route {
 
 func (h *handler) serverRoutes() []route {
 	return []route{
+		{http.MethodGet, "/v1/overview", work.RoleRead, h.call(http.StatusOK, h.overview)},
+		{http.MethodGet, "/v1/events", work.RoleRead, http.HandlerFunc(h.events)},
 		{http.MethodGet, "/v1/status", work.RoleRead, h.call(http.StatusOK, h.status)},
+		{http.MethodGet, "/v1/openapi.json", "", http.HandlerFunc(h.openAPI)},
 	}
 }
 

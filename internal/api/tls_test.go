@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"drover/internal/api"
+	"drover/internal/control"
 	"drover/internal/work"
 )
 
@@ -57,7 +58,7 @@ func TestClientAndServerKnowEachOtherByTheirCertificates(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(data)
 
-	service := &fake{cancelFunc: func(string, string) (work.Item, error) { return work.Item{}, nil }}
+	service := &fake{orderFunc: func(string, control.Order) (work.Item, error) { return work.Item{}, nil }}
 	server := httptest.NewUnstartedServer(api.NewHandler(api.Options{Service: service}))
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -78,7 +79,7 @@ func TestClientAndServerKnowEachOtherByTheirCertificates(t *testing.T) {
 	} {
 		c, err := api.NewClient(api.ClientOptions{Address: server.Listener.Addr().String(), TLS: test.tls})
 		ok(t, err)
-		if _, err := c.Cancel(t.Context(), "x", ""); !errors.Is(err, test.want) {
+		if _, err := c.Order(t.Context(), "x", control.Order{Verb: control.Cancel}); !errors.Is(err, test.want) {
 			t.Errorf("%s: got %v, want %v", name, err, test.want)
 		}
 		c.Close()

@@ -157,7 +157,7 @@ func clientCA(file string) (*tls.Config, error) {
 func (s *Server) lead(ctx context.Context) {
 	who := consul.Candidate{
 		Leader: consul.Leader{ID: s.id, Address: *s.address.Load()},
-		TTL:    s.opts.Config.Orchestrator.LeaderTTL.Std(),
+		TTL:    s.opts.Config.Orchestrator.LeaderTTL.Std(), Version: s.opts.Version, Health: s.health,
 	}
 	for ctx.Err() == nil {
 		term, err := s.store.Lead(ctx, who)

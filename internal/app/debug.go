@@ -89,11 +89,11 @@ func texts(errs ...error) []string {
 }
 
 func (l local) debugItems(ctx context.Context) ([]byte, error) {
-	items, err := service(l).Items(ctx, control.Filter{Limit: debugItems})
+	page, err := service(l).Items(ctx, control.Query{Limit: debugItems})
 	if err != nil {
 		return nil, err
 	}
-	return indented(items)
+	return indented(page.Items)
 }
 
 func (l local) debugMetrics(context.Context) ([]byte, error) {

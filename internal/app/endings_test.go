@@ -552,7 +552,7 @@ func (s *stage) stopJob(id string, purge bool) error {
 }
 
 func (s *stage) cancel(id string) error {
-	_, err := s.client.Cancel(s.t.Context(), id, "the test")
+	_, err := s.client.Order(s.t.Context(), id, control.Order{Verb: control.Cancel, By: "the test"})
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"drover/internal/control"
 	"drover/internal/report"
+	"drover/internal/work"
 )
 
 // Explain says why an item is where it is, and what a person can do.
@@ -19,7 +20,11 @@ func (s service) Explain(ctx context.Context, id string) (control.Explanation, e
 
 // Report says how the items ended that did so since a time.
 func (s service) Report(ctx context.Context, since time.Time) (report.Report, error) {
-	items, err := s.Items(ctx, control.Filter{})
+	var items []work.Item
+	err := s.Export(ctx, control.Filter{}, func(item work.Item) error {
+		items = append(items, item)
+		return nil
+	})
 	if err != nil {
 		return report.Report{}, err
 	}

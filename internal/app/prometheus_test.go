@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"drover/internal/control"
 	"drover/internal/testkit"
 	"drover/internal/work"
 )
@@ -70,7 +71,7 @@ func TestPrometheusScrapesServerAndWorker(t *testing.T) {
 			t.Errorf("promtool check metrics of the %s: %v\n%s", name, err, out)
 		}
 	}
-	if _, err := s.client.Cancel(t.Context(), running, "the test"); err != nil {
+	if _, err := s.client.Order(t.Context(), running, control.Order{Verb: control.Cancel, By: "the test"}); err != nil {
 		t.Fatal(err)
 	}
 }

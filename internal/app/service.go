@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
@@ -47,6 +49,19 @@ func (s *Server) leader(ctx context.Context) (string, bool, error) {
 	return leader.Address, false, err
 }
 
+// health says what keeps this server from answering calls, as /health does.
+func (s *Server) health(ctx context.Context) error {
+	_, self, err := s.leader(ctx)
+	if err != nil || !self {
+		return err
+	}
+	status, err := service{s}.Status(ctx)
+	if err == nil && len(status.NotReady) > 0 {
+		err = fmt.Errorf("%s: %w", strings.Join(status.NotReady, "; "), work.ErrUnavailable)
+	}
+	return err
+}
+
 // service answers the API while this server leads.
 type service struct{ *Server }
 
@@ -65,12 +80,28 @@ func (s service) Submit(ctx context.Context, items []control.Submission) ([]work
 	return o.Submit(ctx, items)
 }
 
-func (s service) Items(ctx context.Context, f control.Filter) ([]work.Item, error) {
+func (s service) Check(ctx context.Context, items []control.Submission) ([]work.Item, error) {
 	o, err := s.orchestrator()
 	if err != nil {
 		return nil, err
 	}
-	return o.Items(ctx, f)
+	return o.Check(ctx, items)
+}
+
+func (s service) SubmitStream(ctx context.Context, next func() (control.Submission, error)) (control.Submitted, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Submitted{}, err
+	}
+	return o.SubmitStream(ctx, next)
+}
+
+func (s service) Items(ctx context.Context, q control.Query) (control.Page, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Page{}, err
+	}
+	return o.Items(ctx, q)
 }
 
 func (s service) Item(ctx context.Context, id string) (work.Item, *work.Progress, error) {
@@ -105,12 +136,50 @@ func (s service) RetryPR(ctx context.Context, id string) (work.Item, error) {
 	return o.RetryPR(ctx, id)
 }
 
-func (s service) Cancel(ctx context.Context, id, by string) (work.Item, error) {
+func (s service) Order(ctx context.Context, id string, order control.Order) (work.Item, error) {
 	o, err := s.orchestrator()
 	if err != nil {
 		return work.Item{}, err
 	}
-	return o.Cancel(ctx, id, by)
+	return o.Order(ctx, id, order)
+}
+
+func (s service) Events(ctx context.Context, after string, send func(control.Event) error) error {
+	o, err := s.orchestrator()
+	if err != nil {
+		return err
+	}
+	return o.Events(ctx, after, send)
+}
+
+func (s service) Export(ctx context.Context, f control.Filter, send func(work.Item) error) error {
+	o, err := s.orchestrator()
+	if err != nil {
+		return err
+	}
+	return o.Export(ctx, f, send)
+}
+
+func (s service) Import(ctx context.Context, items []work.Item, dry bool) (control.Import, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Import{}, err
+	}
+	return o.Import(ctx, items, dry)
+}
+
+func (s service) Overview(ctx context.Context) (control.Overview, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Overview{}, err
+	}
+	status, err := s.Status(ctx)
+	if err != nil {
+		return control.Overview{}, err
+	}
+	overview, err := o.Overview(ctx)
+	overview.Status = status
+	return overview, err
 }
 
 func (s service) Tokens(ctx context.Context) ([]work.Token, error) {

@@ -62,6 +62,9 @@ func handover(ctx context.Context, real bool) (_ []figure, err error) {
 	return figures, writeResults("leader_handover", map[string][]time.Duration{"drover_ns": ours, "lock_ns": bare})
 }
 
+// benchToken is the token of the servers and of their clients.
+const benchToken = "bench"
+
 // candidate is a `drover server` that runs as a process of its own.
 type candidate struct {
 	process *exec.Cmd
@@ -80,11 +83,11 @@ func startServer(ctx context.Context, cluster *devcluster.Cluster) (*candidate, 
 		return nil, err
 	}
 	process := exec.Command(path, "server", "--http-addr", address, "--log-level", "off")
-	process.Env = append(process.Environ(), "NOMAD_ADDR="+cluster.NomadAddr, "CONSUL_HTTP_ADDR="+cluster.ConsulAddr, "DROVER_WORKER_IMAGE="+image)
+	process.Env = append(process.Environ(), "NOMAD_ADDR="+cluster.NomadAddr, "CONSUL_HTTP_ADDR="+cluster.ConsulAddr, "DROVER_WORKER_IMAGE="+image, "DROVER_TOKEN="+benchToken)
 	if err := process.Start(); err != nil {
 		return nil, err
 	}
-	client, err := api.NewClient(api.ClientOptions{Address: address})
+	client, err := api.NewClient(api.ClientOptions{Address: address, Token: benchToken})
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ var benchmarks = []benchmark{
 	{name: "leader_handover", run: handover},
 	{name: "leader_failover", run: failover},
 	{name: "locks", run: locks},
+	{name: "submit_100k", run: submit100k},
 }
 
 func main() {

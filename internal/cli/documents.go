@@ -26,13 +26,24 @@ type document struct {
 // readItems reads and validates all items of a file. Its errors name the
 // document and the line, and wrap work.ErrInvalid.
 func readItems(name string, data []byte) ([]work.Spec, error) {
-	documents, err := split(name, data)
+	documents, err := readDocuments(name, data)
 	if err != nil {
 		return nil, err
 	}
-	if len(documents) == 0 {
-		return nil, fmt.Errorf("%s holds no item: %w", name, work.ErrInvalid)
+	return decodeAll(name, documents)
+}
+
+// readDocuments takes a file apart into its items, of which there is one at least.
+func readDocuments(name string, data []byte) ([]document, error) {
+	documents, err := split(name, data)
+	if err == nil && len(documents) == 0 {
+		err = fmt.Errorf("%s holds no item: %w", name, work.ErrInvalid)
 	}
+	return documents, err
+}
+
+func decodeAll(name string, documents []document) ([]work.Spec, error) {
+	var err error
 	specs := make([]work.Spec, len(documents))
 	var faults []error
 	for i, d := range documents {
@@ -63,6 +74,7 @@ func split(name string, data []byte) ([]document, error) {
 func splitJSON(name string, data []byte) ([]document, error) {
 	var documents []document
 	decoder := json.NewDecoder(bytes.NewReader(data))
+	counted, line := 0, 1 // lines are counted once: there may be many documents
 	for {
 		var text json.RawMessage
 		err := decoder.Decode(&text)
@@ -78,7 +90,10 @@ func splitJSON(name string, data []byte) ([]document, error) {
 			d := document{number: len(documents) + 1, line: lineAt(data, end)}
 			return nil, d.fault(name, 0, err.Error())
 		}
-		documents = append(documents, document{number: len(documents) + 1, line: lineAt(data, end-len(text)), text: text})
+		begin := end - len(text)
+		line += bytes.Count(data[counted:begin], []byte("\n"))
+		counted = begin
+		documents = append(documents, document{number: len(documents) + 1, line: line, text: text})
 	}
 }
 

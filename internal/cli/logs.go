@@ -47,6 +47,7 @@ attempt that did not complete, how it ended and what Nomad saw of it.`,
 		},
 	}
 	opts.bind(cmd, sh)
+	cmd.ValidArgsFunction = completeItems(sh)
 	flags := cmd.Flags()
 	flags.IntVar(&opts.attempt, "attempt", 0, "number of the attempt; 0 is the latest")
 	flags.BoolVarP(&opts.follow, "follow", "f", false, "print the running attempt's output as it comes")

@@ -6,9 +6,12 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"drover/consul"
 	"drover/internal/api"
 	"drover/internal/config"
 )
@@ -22,6 +25,9 @@ const (
 	envClientKey     = "DROVER_CLIENT_KEY"
 	envTLSServerName = "DROVER_TLS_SERVER_NAME"
 	envSkipVerify    = "DROVER_SKIP_VERIFY"
+	envConsul        = "CONSUL_HTTP_ADDR"
+	envConsulToken   = "CONSUL_HTTP_TOKEN"
+	envConsulPrefix  = "DROVER_CONSUL_PREFIX"
 )
 
 // shell is what a verb runs in.
@@ -72,16 +78,32 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2 // letters
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpTemplate(helpTemplate)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.AddCommand(
-		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newCancel(sh), newPR(sh),
+		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newWait(sh), newOpen(sh), newPR(sh),
+		newRetry(sh), newRequeue(sh), newCancel(sh), newKill(sh), newPriority(sh), newEdit(sh), newRemove(sh),
+		newTop(sh), newExport(sh), newImport(sh),
 		newQueue(sh), newBreaker(sh), newLocks(sh), newToken(sh),
 		newExplain(sh), newReport(sh), newDoctor(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "repo" {
+			name = "repository"
+		}
+		return pflag.NormalizedName(name)
+	})
+	eachCommand(root, func(cmd *cobra.Command) { completes(cmd, sh) })
 	return root
+}
+
+// eachCommand calls f with a command and all below it.
+func eachCommand(cmd *cobra.Command, f func(*cobra.Command)) {
+	f(cmd)
+	for _, sub := range cmd.Commands() {
+		eachCommand(sub, f)
+	}
 }
 
 func noSuchCommand(cmd *cobra.Command, args []string) error {
@@ -114,17 +136,48 @@ type remote struct {
 }
 
 func (r *remote) bind(cmd *cobra.Command, sh *shell) {
-	address := sh.getenv(envAddress)
-	if address == "" {
-		address = config.DefaultAddress
-	}
-	cmd.Flags().StringVar(&r.address, "address", address, "server to call ("+envAddress+")")
+	r.bindServer(cmd, sh)
 	bindOutput(cmd, &r.output)
 }
 
+// bindServer binds the flags of verbs that have one form of output.
+func (r *remote) bindServer(cmd *cobra.Command, sh *shell) {
+	cmd.Flags().StringVar(&r.address, "address", sh.getenv(envAddress),
+		"server to call ("+envAddress+"); if not given, the leader that the Consul at "+envConsul+" knows, or else "+config.DefaultAddress)
+}
+
+// discoverTimeout bounds the question which server leads.
+const discoverTimeout = 5 * time.Second
+
+// server returns the address to call: what was given, the leader's by Consul, or
+// the one where a server listens that was told nothing.
+func (r remote) server(sh *shell) (string, error) {
+	if r.address != "" {
+		return r.address, nil
+	}
+	if sh.getenv(envConsul) == "" {
+		return config.DefaultAddress, nil
+	}
+	store, err := consul.Open(consul.Options{Address: sh.getenv(envConsul), Token: sh.getenv(envConsulToken), Prefix: sh.getenv(envConsulPrefix)})
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), discoverTimeout)
+	defer cancel()
+	address, err := store.LeaderAddress(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%s is not set, and %w", envAddress, err)
+	}
+	return address, nil
+}
+
 func (r remote) client(sh *shell) (*api.Client, error) {
+	address, err := r.server(sh)
+	if err != nil {
+		return nil, err
+	}
 	return api.NewClient(api.ClientOptions{
-		Address: r.address, Token: sh.getenv(envToken),
+		Address: address, Token: sh.getenv(envToken),
 		TLS: api.TLS{
 			CACert: sh.getenv(envCACert), Cert: sh.getenv(envClientCert), Key: sh.getenv(envClientKey),
 			ServerName: sh.getenv(envTLSServerName), SkipVerify: isTrue(sh.getenv(envSkipVerify)),
@@ -134,9 +187,9 @@ func (r remote) client(sh *shell) (*api.Client, error) {
 
 func isTrue(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
 
-// isTerminal reports whether what is written to w is seen by a person at once.
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
+// isTerminal reports whether a stream is a terminal: a person is there.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}

@@ -34,6 +34,7 @@ func newShow(sh *shell) *cobra.Command {
 		},
 	}
 	opts.bind(cmd, sh)
+	cmd.ValidArgsFunction = completeItems(sh)
 	return cmd
 }
 
@@ -205,10 +206,16 @@ func durationOf(a work.Attempt, now time.Time) string {
 	return span(a.EndedAt.Sub(a.StartedAt))
 }
 
+// history writes every transition: when it was, how long after the one before,
+// from where to where, and why.
 func (p *printer) history(history []work.Transition) {
-	rows := [][]string{{"TIME", "STATE", "CAUSE"}}
-	for _, t := range history {
-		rows = append(rows, []string{clock(t.At), string(t.To), strings.Join(strings.Fields(t.Cause), " ")})
+	rows := [][]string{{"TIME", "AFTER", "FROM", "TO", "CAUSE"}}
+	for i, t := range history {
+		after := none
+		if i > 0 {
+			after = span(t.At.Sub(history[i-1].At))
+		}
+		rows = append(rows, []string{clock(t.At), after, orNone(string(t.From)), string(t.To), strings.Join(strings.Fields(t.Cause), " ")})
 	}
 	p.printf("\nHistory\n")
 	p.table("  ", rows)

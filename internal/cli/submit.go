@@ -19,10 +19,7 @@ import (
 )
 
 // maxInputBytes bounds a file of items.
-const maxInputBytes = 64 << 20
-
-// waitInterval is how often a submit that waits looks at its items.
-const waitInterval = time.Second
+const maxInputBytes = 256 << 20
 
 // stdinName is the file name that stands for standard input.
 const stdinName = "-"
@@ -39,6 +36,7 @@ type submitOptions struct {
 	loop      bool
 	priority  int
 	wait      bool
+	dryRun    bool
 }
 
 func newSubmit(sh *shell) *cobra.Command {
@@ -47,7 +45,7 @@ func newSubmit(sh *shell) *cobra.Command {
 		Use:   "submit [flags] [-- COMMAND [ARGUMENT …]]",
 		Short: "Submit items",
 		Long: `Submit one item by flags, or as many as a file holds: one JSON or YAML item each
-document. All of them are checked before any is sent, and all are stored or none.
+document. All of them are checked before any is stored.
 What follows -- is the agent's command; the server's default if there is none.`,
 		Example: `  drover submit --repo https://github.com/example/shop --task "Fix the flaky checkout test" --test "make test"
   drover submit --repo git@example.com:shop.git --task-file task.md --priority 80 --label team=web
@@ -64,10 +62,10 @@ What follows -- is the agent's command; the server's default if there is none.`,
 			opts.spec.Command = args
 			opts.flags = len(args) > 0
 			cmd.Flags().Visit(func(f *pflag.Flag) {
-				opts.flags = opts.flags || !slices.Contains([]string{"file", "address", "output", "wait"}, f.Name)
+				opts.flags = opts.flags || !slices.Contains([]string{"file", "address", "output", "wait", "dry-run"}, f.Name)
 			})
 			if opts.flags == (opts.file != "") {
-				return usage(cmd, "give an item by flags (--repo and --task at least), or a file of items (-f), one of the two")
+				return usage(cmd, "give an item by flags (--repository and --task at least), or a file of items (-f), one of the two")
 			}
 			return runSubmit(cmd.Context(), opts, sh)
 		},
@@ -80,8 +78,9 @@ What follows -- is the agent's command; the server's default if there is none.`,
 func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 	s := &o.spec
 	flags.StringVarP(&o.file, "file", "f", "", "file of items, JSON or YAML; - is standard input")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "have the server check the items and fill what they leave open, and store nothing")
 	flags.BoolVar(&o.wait, "wait", false, "wait until every item has ended")
-	flags.StringVar(&s.Repository, "repo", "", "URL of the repository to clone")
+	flags.StringVar(&s.Repository, "repository", "", "URL of the repository to clone")
 	flags.StringVar(&s.Task, "task", "", "what the agent is to do; - reads standard input")
 	flags.StringVar(&o.taskFile, "task-file", "", "file that holds the task; - is standard input")
 	flags.StringVar(&s.Base, "base", "", "branch to start from; the remote's default branch if not given")
@@ -111,36 +110,120 @@ func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 }
 
 func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
-	specs, err := opts.specs(sh)
-	if err != nil {
-		return err
-	}
-	if len(specs) > api.MaxSubmissions {
-		return fmt.Errorf("%d items, at most %d at a time: %w", len(specs), api.MaxSubmissions, work.ErrInvalid)
-	}
 	client, err := opts.client(sh)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	items, err := client.Submit(ctx, submissions(specs, time.Now()))
+	var specs []work.Spec
+	if opts.file == "" {
+		specs, err = opts.flagSpecs(sh)
+	} else {
+		var data []byte
+		if data, err = readInput(opts.file, sh); err != nil {
+			return err
+		}
+		documents, err := readDocuments(inputName(opts.file), data)
+		if err != nil {
+			return err
+		}
+		if len(documents) > api.MaxSubmissions && !opts.dryRun {
+			return opts.submitMany(ctx, client, documents, sh)
+		}
+		specs, err = decodeAll(inputName(opts.file), documents)
+		if err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return err
 	}
-	for _, item := range items {
+	items := submissions(specs, time.Now())
+	if opts.dryRun {
+		var checked []work.Item
+		for some := range slices.Chunk(items, api.MaxSubmissions) {
+			items, err := client.Check(ctx, some)
+			if err != nil {
+				return err
+			}
+			checked = append(checked, items...)
+		}
+		return opts.print(checked, sh)
+	}
+	stored, err := client.Submit(ctx, items)
+	if err != nil {
+		return err
+	}
+	for _, item := range stored {
 		for _, warning := range item.Warnings {
 			fmt.Fprintf(sh.err, "warning: item %s: %s\n", item.ID, warning)
 		}
 	}
-	if err := sh.traceSubmission(ctx, items); err != nil {
+	if err := sh.traceSubmission(ctx, stored); err != nil {
 		return err
 	}
 	if opts.wait {
-		if items, err = waitFor(ctx, client, items, sh); err != nil && !errors.Is(err, errIncomplete) {
+		if stored, err = waitFor(ctx, client, idsOf(stored), sh); err != nil && !errors.Is(err, errIncomplete) {
 			return err
 		}
 	}
-	return errors.Join(err, opts.print(items, sh))
+	return errors.Join(err, opts.print(stored, sh))
+}
+
+// submitMany submits the items of a file that holds more than one answer is to
+// hold, and prints how many they were. They are read while they are sent: the
+// server stores none before it has seen, and checked, all.
+func (o submitOptions) submitMany(ctx context.Context, client *api.Client, documents []document, sh *shell) error {
+	bar, name, now := newProgress(len(documents), sh), inputName(o.file), time.Now()
+	ids := make([]string, 0, len(documents))
+	var fault error
+	done, err := client.SubmitStream(ctx, func() (control.Submission, error) {
+		if len(ids) == len(documents) {
+			return control.Submission{}, io.EOF
+		}
+		var spec work.Spec
+		if spec, fault = documents[len(ids)].decode(name); fault != nil {
+			return control.Submission{}, fault
+		}
+		ids = append(ids, idAfter(now, len(ids)))
+		if len(ids)%linesPerStep == 0 {
+			_ = bar.Set(len(ids)) // a bar that can't be drawn stops nothing
+		}
+		return control.Submission{ID: ids[len(ids)-1], Spec: spec}, nil
+	})
+	_ = bar.Finish()
+	if fault != nil {
+		return fault
+	}
+	if err != nil {
+		return err
+	}
+	if o.wait {
+		if _, err = waitFor(ctx, client, ids, sh); err != nil && !errors.Is(err, errIncomplete) {
+			return err
+		}
+	}
+	if o.output == formatJSON {
+		return errors.Join(err, printJSON(sh.out, done))
+	}
+	p := newPrinter(sh)
+	p.printf("%d items stored, %s to %s\n", done.Stored, ids[0], ids[len(ids)-1])
+	return errors.Join(err, p.err)
+}
+
+// linesPerStep is how many items are sent between two steps of the progress bar.
+const linesPerStep = 500
+
+// idsOf returns the ids of items, each once: a unique key can have two
+// submissions be one item.
+func idsOf(items []work.Item) []string {
+	var ids []string
+	for _, item := range items {
+		if !slices.Contains(ids, item.ID) {
+			ids = append(ids, item.ID)
+		}
+	}
+	return ids
 }
 
 func (o submitOptions) print(items []work.Item, sh *shell) error {
@@ -165,29 +248,30 @@ func (o submitOptions) print(items []work.Item, sh *shell) error {
 func submissions(specs []work.Spec, now time.Time) []control.Submission {
 	items := make([]control.Submission, len(specs))
 	for i, spec := range specs {
-		items[i] = control.Submission{ID: work.NewID(now.Add(time.Duration(i) * time.Millisecond)), Spec: spec}
+		items[i] = control.Submission{ID: idAfter(now, i), Spec: spec}
 	}
 	return items
 }
 
-// specs returns the valid items that the options ask for.
-func (o submitOptions) specs(sh *shell) ([]work.Spec, error) {
-	if o.file == "" {
-		spec, err := o.flagSpec(sh)
-		if err == nil {
-			err = spec.Validate()
-		}
-		return []work.Spec{spec}, err
+func idAfter(now time.Time, n int) string {
+	return work.NewID(now.Add(time.Duration(n) * time.Millisecond))
+}
+
+// flagSpecs returns the valid item that the flags ask for.
+func (o submitOptions) flagSpecs(sh *shell) ([]work.Spec, error) {
+	spec, err := o.flagSpec(sh)
+	if err == nil {
+		err = spec.Validate()
 	}
-	data, err := readInput(o.file, sh)
-	if err != nil {
-		return nil, err
-	}
-	name := o.file
+	return []work.Spec{spec}, err
+}
+
+// inputName is what people call a file that is read.
+func inputName(name string) string {
 	if name == stdinName {
-		name = "standard input"
+		return "standard input"
 	}
-	return readItems(name, data)
+	return name
 }
 
 func (o submitOptions) flagSpec(sh *shell) (work.Spec, error) {
@@ -263,43 +347,4 @@ func readInput(name string, sh *shell) ([]byte, error) {
 		return nil, fmt.Errorf("%s is over %d bytes: %w", name, maxInputBytes, work.ErrInvalid)
 	}
 	return data, nil
-}
-
-// waitFor follows items until all have ended, and says on standard error how
-// they move. It returns errIncomplete when one ended otherwise than completed.
-func waitFor(ctx context.Context, service api.Service, items []work.Item, sh *shell) ([]work.Item, error) {
-	ticker := time.NewTicker(waitInterval)
-	defer ticker.Stop()
-	for {
-		open, failed := 0, 0
-		for i, old := range items {
-			if !old.State.Terminal() {
-				item, _, err := service.Item(ctx, old.ID)
-				if err != nil {
-					return items, err
-				}
-				if item.State != old.State {
-					fmt.Fprintf(sh.err, "%s %s: %s\n", item.ID, item.State, item.Why)
-				}
-				items[i] = item
-			}
-			switch {
-			case !items[i].State.Terminal():
-				open++
-			case items[i].State != work.StateCompleted:
-				failed++
-			}
-		}
-		if open == 0 && failed > 0 {
-			return items, fmt.Errorf("%d of %d items did not complete: %w", failed, len(items), errIncomplete)
-		}
-		if open == 0 {
-			return items, nil
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return items, context.Cause(ctx)
-		}
-	}
 }

@@ -15,14 +15,15 @@ type Submission struct {
 	// the same item.
 	ID   string    `json:"id"`
 	Spec work.Spec `json:"spec"`
+	// Key names the submission where the client makes no id: the item's id comes
+	// from it, and a repeated submission is known by it.
+	Key string `json:"key,omitempty"`
 }
 
-// Filter selects items. Empty fields select everything.
-type Filter struct {
-	State      work.State
-	Queue      string
-	Repository string // a part of the URL
-	Limit      int    // at most so many, the newest; 0 is no limit
+// Submitted is what became of a stream of submissions.
+type Submitted struct {
+	Stored   int `json:"stored"`
+	Repeated int `json:"repeated"` // were stored already
 }
 
 // Detail is an item and how far its running attempt has come, if one runs.

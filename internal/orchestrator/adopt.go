@@ -52,5 +52,6 @@ func (o *Orchestrator) adoptChild(ctx context.Context, child work.Child) (*entry
 	}
 	e := o.add(&item)
 	o.track(e)
+	o.announce(&item)
 	return e, nil
 }

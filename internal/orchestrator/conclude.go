@@ -72,7 +72,7 @@ func (o *Orchestrator) end(ctx context.Context, e *entry, a work.AttemptID, end 
 		}
 		var event work.Event = work.Ended{Attempt: a, Ending: end}
 		if end.Reason == work.ReasonCancelled {
-			event = work.Cancelled{By: end.Detail}
+			event = work.Cancelled{By: work.By{Who: end.Detail, Key: end.Key}}
 		}
 		err = o.apply(ctx, e, event, along...)
 		if err == nil || try == claimTries || !errors.Is(err, work.ErrConflict) {
@@ -90,7 +90,7 @@ func (o *Orchestrator) evidence(ctx context.Context, a work.AttemptID, end work.
 		}
 		if result != nil {
 			reported := endingOf(*result)
-			reported.Events = end.Events
+			reported.Events, reported.NoRetry, reported.Requeue, reported.Key = end.Events, end.NoRetry, end.Requeue, end.Key
 			return reported, nil
 		}
 	}

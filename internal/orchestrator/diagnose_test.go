@@ -327,7 +327,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 
 	id := give("wait")
 	c.await(id, inState(work.StateInProgress))
-	if _, err := s.Cancel(t.Context(), id, "anna"); err != nil {
+	if _, err := s.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "anna"}); err != nil {
 		t.Fatal(err)
 	}
 	c.wantExplained(s, id, "cancelled by anna")

@@ -247,7 +247,7 @@ func (m *model) cancelOne(n int) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_, _ = m.o.Cancel(ctx, m.ids[n%len(m.ids)], "the model") // refused for an item that has ended
+	_, _ = m.o.Order(ctx, m.ids[n%len(m.ids)], control.Order{Verb: control.Cancel, By: "the model"}) // refused for an item that has ended
 }
 
 // happen changes the world. The caller holds mu.

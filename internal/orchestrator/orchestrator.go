@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,12 +70,16 @@ type Orchestrator struct {
 	index    atomic.Uint64 // of Nomad, from which to watch
 	ready    chan struct{} // closed when the stored items are loaded
 	tasks    *errgroup.Group
+	feed     *feed
+	usage    *usage
 	term     context.Context // of Run: work that outlives the call that began it
 
-	submitting latch // of items that name others
+	submitting latch // of items that name others, or come with a key
 
 	mu         sync.Mutex // guards what follows
 	entries    map[string]*entry
+	sorted     []known // the entries, in the order of their ids
+	related    bool    // some item depends on another
 	queue      *queue.Queue
 	open       map[string]string          // queue by id, of items that have an open attempt or are about to
 	lines      map[string]*line           // by queue
@@ -95,6 +100,9 @@ type Orchestrator struct {
 type entry struct {
 	latch
 	item atomic.Pointer[work.Item] // replaced, never changed
+	// removed says that the item is forgotten: nothing may be stored of it.
+	// Guarded by the latch.
+	removed bool
 }
 
 func newEntry(item *work.Item) *entry {
@@ -141,7 +149,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, dependants: map[string]map[string]bool{},
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
-		ready: make(chan struct{}), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
+		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
 		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
 	}
 	for name, settings := range cfg.Queues {
@@ -215,10 +223,28 @@ func (o *Orchestrator) add(item *work.Item) *entry {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.entries[item.ID] = e
+	at, found := o.rank(item.ID)
+	if found {
+		o.sorted[at].entry = e
+	} else {
+		o.sorted = slices.Insert(o.sorted, at, known{item.ID, e})
+	}
 	if item.Spec.UniqueKey != "" {
 		o.keys[keyOf(item.Spec)] = item.ID
 	}
+	o.related = o.related || len(item.Spec.DependsOn) > 0
 	return e
+}
+
+// known is an entry and its item's id.
+type known struct {
+	id    string
+	entry *entry
+}
+
+// rank returns where an id stands, or would stand, in sorted. The caller holds mu.
+func (o *Orchestrator) rank(id string) (int, bool) {
+	return slices.BinarySearchFunc(o.sorted, id, func(k known, id string) int { return strings.Compare(k.id, id) })
 }
 
 // remove forgets an item that is stored no more.
@@ -226,6 +252,9 @@ func (o *Orchestrator) remove(item *work.Item) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.entries, item.ID)
+	if at, found := o.rank(item.ID); found {
+		o.sorted = slices.Delete(o.sorted, at, at+1)
+	}
 	delete(o.open, item.ID)
 	o.queue.Remove(item.ID)
 	if o.keys[keyOf(item.Spec)] == item.ID {
@@ -294,6 +323,9 @@ func entryOf(item *work.Item) queue.Entry {
 // It returns what work.Apply and Ledger.Commit return.
 func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, along ...work.Change) error {
 	before := *e.item.Load()
+	if e.removed {
+		return fmt.Errorf("item %s was removed: %w", before.ID, work.ErrNotFound)
+	}
 	after, err := work.Apply(before, event, o.policy(before.Spec), time.Now().UTC())
 	if err != nil {
 		return err
@@ -314,6 +346,7 @@ func (o *Orchestrator) apply(ctx context.Context, e *entry, event work.Event, al
 	o.mu.Unlock()
 	nudge(o.wake)
 	o.observer.Applied(&before, &after)
+	o.announce(&after)
 	if before.State != after.State {
 		o.itemLog(&after).Info("item moved", "from", before.State, "to", after.State, "reason", after.Reason, "why", after.Why)
 	}

@@ -375,12 +375,12 @@ func TestCancelEndsTheContainer(t *testing.T) {
 	s := c.start(faults{})
 	id := c.submit(s, 1)[0]
 	c.await(id, inState(work.StateInProgress))
-	item, err := s.Cancel(t.Context(), id, "a test")
+	item, err := s.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "a test"})
 	if err != nil || item.State != work.StateCancelled || item.Current().Reason != work.ReasonCancelled {
 		t.Fatalf("%s %v", item.State, err)
 	}
 	c.clean()
-	if _, err := s.Cancel(t.Context(), id, "a test"); !errors.Is(err, work.ErrConflict) {
+	if _, err := s.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "a test"}); !errors.Is(err, work.ErrConflict) {
 		t.Fatal(err)
 	}
 }

@@ -66,6 +66,8 @@ type Cluster interface {
 	Follow(ctx context.Context, allocation, stream string, bytes int, w io.Writer) error
 	// Stop ends a child; with purge it is removed too. Idempotent.
 	Stop(ctx context.Context, child string, purge bool) error
+	// MemoryMB returns what a running allocation uses, 0 where Nomad does not say.
+	MemoryMB(ctx context.Context, allocation string) (int, error)
 	// Check returns work.ErrUnavailable unless Nomad answers and has a leader.
 	Check(ctx context.Context) error
 	// RemoveIdleRunners removes worker jobs of unusual resources that were

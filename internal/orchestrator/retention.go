@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"drover/internal/control"
 	"drover/internal/work"
 )
 
@@ -160,7 +161,9 @@ func (o *Orchestrator) discard(ctx context.Context, item *work.Item) error {
 	if err := o.ledger.Commit(ctx, work.Change{DeleteItem: item.ID}); err != nil {
 		return fmt.Errorf("remove item %s: %w", item.ID, err)
 	}
+	e.removed = true
 	o.remove(item)
+	o.feed.publish(control.Event{Type: control.EventRemoved, At: time.Now().UTC(), Item: item.ID, Queue: item.Spec.Queue, State: item.State})
 	return nil
 }
 

@@ -271,7 +271,7 @@ func TestUnstatedLimitsWaitLongerAndLonger(t *testing.T) {
 
 func (m *model) cancelID(t *testing.T, id string) {
 	t.Helper()
-	if _, err := m.o.Cancel(t.Context(), id, "the test"); err != nil {
+	if _, err := m.o.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "the test"}); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()

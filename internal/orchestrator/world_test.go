@@ -518,3 +518,5 @@ func (w *world) Check(context.Context) error { return w.read(&w.nomadDown, func(
 func (w *world) RemoveIdleRunners(context.Context, time.Time) error { return nil }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func (w *world) MemoryMB(context.Context, string) (int, error) { return 0, nil }

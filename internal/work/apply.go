@@ -42,7 +42,7 @@ type Ended struct {
 type LateResult struct{ Result Result }
 
 // Cancelled says that a person wants no more of the item.
-type Cancelled struct{ By string }
+type Cancelled struct{ By By }
 
 // Expired says that the item waited in the queue longer than it may.
 type Expired struct{}
@@ -79,7 +79,9 @@ type Ending struct {
 	CostUSD    float64  // spent, over all attempts
 	Commit     string   // last pushed
 	RetryAt    time.Time
-	NoRetry    bool // a person wants no retry
+	NoRetry    bool   // a person wants no retry
+	Requeue    bool   // a person wants the item queued again at once, no retry spent
+	Key        string // of the order that ended it, if it had one
 
 	Conversation *Conversation // the agent's latest, nil if it has none
 }
@@ -109,7 +111,7 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 	case Cancelled:
 		err = next.cancel(e, policy, now)
 	case Expired:
-		err = next.move(StateFailed, fmt.Sprintf("not dispatched within %s", next.Spec.Limits.QueueTimeout), now)
+		err = next.move(StateFailed, fmt.Sprintf("not dispatched within %s", next.Spec.Limits.QueueTimeout), "", now)
 	case DependencyEnded:
 		err = next.dependencyEnded(e, now)
 	case PublishAsked:
@@ -117,7 +119,7 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 	case Publishing:
 		err = next.publish(now)
 	default:
-		err = fmt.Errorf("event %T: %w", event, ErrInvalid)
+		err = next.order(event, now)
 	}
 	if err != nil {
 		return item, fmt.Errorf("item %s: %w", item.ID, err)
@@ -125,14 +127,20 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 	return next, nil
 }
 
-// move is the only place where an item's state changes.
-func (i *Item) move(to State, cause string, now time.Time) error {
+// move takes an item on to another state. key is that of the order which had it
+// moved, if one had.
+func (i *Item) move(to State, cause, key string, now time.Time) error {
 	if err := CheckTransition(i.State, to); err != nil {
 		return err
 	}
-	i.History = append(i.History, Transition{At: now, From: i.State, To: to, Cause: cause})
-	i.State, i.Why = to, cause
+	i.set(to, cause, key, now)
 	return nil
+}
+
+// set is the only place where an item's state changes.
+func (i *Item) set(to State, cause, key string, now time.Time) {
+	i.History = append(i.History, Transition{At: now, From: i.State, To: to, Cause: cause, Key: key})
+	i.State, i.Why = to, cause
 }
 
 // current returns the attempt an event is about, if it is the current one and open.
@@ -146,7 +154,7 @@ func (i *Item) current(id AttemptID) (*Attempt, error) {
 
 func (i *Item) assign(now time.Time) error {
 	id := i.NextAttempt()
-	if err := i.move(StateAssigned, fmt.Sprintf("attempt %d is being dispatched", id.Number()), now); err != nil {
+	if err := i.move(StateAssigned, fmt.Sprintf("attempt %d is being dispatched", id.Number()), "", now); err != nil {
 		return err
 	}
 	i.NotBefore = time.Time{}
@@ -192,7 +200,7 @@ func (i *Item) started(e Started, now time.Time) error {
 		a.State, a.Allocation, a.Node, a.StartedAt = AttemptRunning, e.Allocation, e.Node, e.At
 		return nil
 	}
-	if err := i.move(StateInProgress, fmt.Sprintf("attempt %d runs on %s", a.Number, e.Node), now); err != nil {
+	if err := i.move(StateInProgress, fmt.Sprintf("attempt %d runs on %s", a.Number, e.Node), "", now); err != nil {
 		return err
 	}
 	a.State, a.Allocation, a.Node, a.StartedAt = AttemptRunning, e.Allocation, e.Node, e.At
@@ -227,7 +235,7 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 		i.planPublish(now)
 		decision.Why += i.publishedWhy()
 	}
-	return i.move(decision.State, fmt.Sprintf("%s: %s; %s", end.Reason, end.Detail, decision.Why), now)
+	return i.move(decision.State, fmt.Sprintf("%s: %s; %s", end.Reason, end.Detail, decision.Why), end.Key, now)
 }
 
 func (a *Attempt) end(end Ending, now time.Time) error {
@@ -294,15 +302,15 @@ func (i *Item) late(e LateResult) error {
 
 // cancel ends the item, and its attempt if one is under way.
 func (i *Item) cancel(e Cancelled, policy RetryPolicy, now time.Time) error {
-	detail := "cancelled by " + or(e.By, "an operator")
+	detail := "cancelled by " + e.By.String()
 	if a := i.Current(); a != nil && !a.State.Terminal() {
-		return i.ended(Ended{Attempt: a.ID, Ending: Ending{Reason: ReasonCancelled, Detail: detail}}, policy, now)
+		return i.ended(Ended{Attempt: a.ID, Ending: Ending{Reason: ReasonCancelled, Detail: detail, Key: e.By.Key}}, policy, now)
 	}
 	if i.PR.Status == PRPending {
 		i.PR.Status = PRNone
 	}
 	i.Reason = ReasonCancelled
-	return i.move(StateCancelled, detail, now)
+	return i.move(StateCancelled, detail, e.By.Key, now)
 }
 
 // dependencyEnded ends an item that can never run: cancelled if the other was,
@@ -321,5 +329,5 @@ func (i *Item) dependencyEnded(e DependencyEnded, now time.Time) error {
 	if to == StateCancelled {
 		i.Reason = ReasonCancelled
 	}
-	return i.move(to, fmt.Sprintf("item %s, which it depends on, %s", e.ID, how), now)
+	return i.move(to, fmt.Sprintf("item %s, which it depends on, %s", e.ID, how), "", now)
 }

@@ -25,6 +25,21 @@ func ValidID(id string) bool {
 	return err == nil && id == strings.ToLower(id)
 }
 
+// randomPart is where the part of an id begins that does not tell the time.
+const randomPart = 10
+
+// KeyedID returns an id whose part that is not time comes from a key: SameKey
+// knows another id of that key by it.
+func KeyedID(key string, now time.Time) string {
+	sum := sha256.Sum256([]byte(key))
+	return strings.ToLower(ulid.MustNew(ulid.Timestamp(now), bytes.NewReader(sum[:])).String())
+}
+
+// SameKey reports whether two ids come from one key.
+func SameKey(a, b string) bool {
+	return len(a) > randomPart && len(b) > randomPart && a[randomPart:] == b[randomPart:]
+}
+
 // AttemptID names one attempt of one item: "<item>.<number>", numbers from 1.
 // It is also the idempotency token of the attempt's dispatch.
 type AttemptID string

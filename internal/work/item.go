@@ -79,6 +79,7 @@ type Transition struct {
 	From  State     `json:"from,omitempty"`
 	To    State     `json:"to"`
 	Cause string    `json:"cause"`
+	Key   string    `json:"key,omitempty"` // of the order that caused it, if it had one
 }
 
 // NewItem returns a queued item. spec must be valid and have its defaults.

@@ -167,6 +167,9 @@ func (p RetryPolicy) Next(item Item, end Ending, now time.Time) Decision {
 	if end.NoRetry && action != ActComplete && action != ActCancel {
 		return Decision{State: StateFailed, Why: "no retry was wanted"}
 	}
+	if end.Requeue && action != ActComplete && action != ActCancel {
+		return Decision{State: StateQueued, NotBefore: now, MemoryMB: item.MemoryMB, Why: "requeued at once, no retry spent"}
+	}
 	switch action {
 	case ActComplete:
 		return Decision{State: StateCompleted, Why: "the work is done and pushed"}

@@ -228,8 +228,10 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	if strings.Contains(s.Loop.DonePhrase, "\n") {
 		bad("loop.done_phrase is to be one line")
 	}
-	if err := CheckPrompt(s); err != nil {
-		bad("prompt: %v", err)
+	if s.Prompt != "" { // the default one fits any task
+		if err := CheckPrompt(s); err != nil {
+			bad("prompt: %v", err)
+		}
 	}
 	switch s.PR.Provider {
 	case "", ProviderGitHub, ProviderRequestPull, ProviderNone:
@@ -241,8 +243,10 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	default:
 		bad("pull_request.draft %q: use %s, %s or %s", s.PR.Draft, DraftOnFailure, DraftAlways, DraftNever)
 	}
-	if _, _, err := s.PR.Text(PRData{Task: s.Task, Labels: s.Labels}); err != nil {
-		bad("%v", err)
+	if s.PR.Title+s.PR.Body != "" { // the default ones fit any task
+		if _, _, err := s.PR.Text(PRData{Task: s.Task, Labels: s.Labels}); err != nil {
+			bad("%v", err)
+		}
 	}
 }
 

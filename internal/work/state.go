@@ -28,7 +28,7 @@ func States() []State {
 	return []State{StateQueued, StateAssigned, StateInProgress, StateCompleted, StateFailed, StateStuck, StateCancelled}
 }
 
-// Terminal reports whether no event can move an item on from s.
+// Terminal reports whether nothing but a person's retry can move an item on from s.
 func (s State) Terminal() bool { return len(itemTransitions[s]) == 0 }
 
 // AttemptState is where an attempt stands.
@@ -58,7 +58,8 @@ func AttemptStates() []AttemptState {
 // Terminal reports whether the attempt has ended.
 func (s AttemptState) Terminal() bool { return len(attemptTransitions[s]) == 0 }
 
-// itemTransitions is the whole life of an item: from each state, where it may go.
+// itemTransitions is the whole life of an item: from each state, where it may go
+// by itself. What a person may do to one that ended is in reopened.
 var itemTransitions = map[State][]State{
 	StateQueued:     {StateAssigned, StateCancelled, StateFailed},
 	StateAssigned:   {StateInProgress, StateQueued, StateCompleted, StateFailed, StateStuck, StateCancelled},
@@ -68,6 +69,10 @@ var itemTransitions = map[State][]State{
 	StateStuck:      nil,
 	StateCancelled:  nil,
 }
+
+// reopened are the ends from which a person may have an item tried again. Work
+// that completed is never undone: it has its pull request.
+var reopened = []State{StateFailed, StateStuck, StateCancelled}
 
 // attemptTransitions is the whole life of an attempt. A fast attempt can end
 // before anyone saw it run, so starting leads to every end.
@@ -86,6 +91,15 @@ func CheckTransition(from, to State) error {
 		return nil
 	}
 	return &TransitionError{What: "item", From: string(from), To: string(to)}
+}
+
+// CheckReopen returns a *TransitionError unless a person may have an item in the
+// state from queued again.
+func CheckReopen(from State) error {
+	if slices.Contains(reopened, from) {
+		return nil
+	}
+	return &TransitionError{What: "item", From: string(from), To: string(StateQueued)}
 }
 
 // CheckAttemptTransition returns a *TransitionError unless from leads to to.

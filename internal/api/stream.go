@@ -1,0 +1,197 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"drover/internal/control"
+	"drover/internal/wait"
+	"drover/internal/work"
+)
+
+const (
+	ndjson      = "application/x-ndjson"
+	eventStream = "text/event-stream"
+)
+
+// Limits of streams.
+const (
+	// MaxStream is how many items a stream may hold.
+	MaxStream = 1_000_000
+	// streamTimeout bounds the whole of a stream of items.
+	streamTimeout = 10 * time.Minute
+	// stallTimeout is how long one side may wait for the other within a stream.
+	stallTimeout = 30 * time.Second
+	// keepAlive is how often a stream of events that has none says that it lives.
+	keepAlive = 15 * time.Second
+	// linesPerDeadline is how many lines pass before a time limit is set anew.
+	linesPerDeadline = 500
+)
+
+// submitStream takes one submission a line, each with an id. All are checked
+// before any is stored.
+func (h *handler) submitStream(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), streamTimeout)
+	defer cancel()
+	done, err := h.Service.SubmitStream(ctx, submissionLines(r.Body, http.NewResponseController(w)))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	limit(w, stallTimeout)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	if err := json.NewEncoder(w).Encode(done); err != nil {
+		h.Logger.Debug("answer not sent", "path", r.URL.Path, "error", err)
+	}
+}
+
+// submissionLines returns the submissions of a body one after the other.
+func submissionLines(body io.Reader, rc *http.ResponseController) func() (control.Submission, error) {
+	const maxLine = work.MaxSpecBytes + 1<<10
+	scanner := bufio.NewScanner(body)
+	scanner.Buffer(nil, maxLine)
+	line := 0
+	return func() (s control.Submission, err error) {
+		for {
+			if line%linesPerDeadline == 0 {
+				_ = rc.SetReadDeadline(time.Now().Add(stallTimeout)) // not every connection can
+			}
+			if !scanner.Scan() {
+				break
+			}
+			line++
+			text := bytes.TrimSpace(scanner.Bytes())
+			if len(text) == 0 {
+				continue
+			}
+			if line > MaxStream {
+				return s, fmt.Errorf("more than %d lines: %w", MaxStream, work.ErrInvalid)
+			}
+			if err := decodeStrict(text, &s); err != nil {
+				return s, fmt.Errorf("line %d: %w", line, err)
+			}
+			if s.ID == "" || s.Key != "" {
+				return s, fmt.Errorf("line %d: give each line of a stream an id, and no key: %w", line, work.ErrInvalid)
+			}
+			return s, nil
+		}
+		switch err := scanner.Err(); {
+		case err == nil:
+			return s, io.EOF
+		case errors.Is(err, bufio.ErrTooLong):
+			return s, fmt.Errorf("line %d is over %d bytes: %w", line+1, maxLine, work.ErrInvalid)
+		default:
+			return s, fmt.Errorf("the stream broke off after line %d, nothing was stored: %v: %w", line, err, work.ErrInvalid)
+		}
+	}
+}
+
+// export sends the items that a filter selects, one a line. A stream that does
+// not come to its end is torn, so that nobody takes a part for the whole.
+func (h *handler) export(w http.ResponseWriter, r *http.Request) {
+	filter, err := filterOf(r.URL.Query())
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), streamTimeout)
+	defer cancel()
+	rc, encoder, lines := http.NewResponseController(w), json.NewEncoder(w), 0
+	err = h.Service.Export(ctx, filter, func(item work.Item) error {
+		if lines%linesPerDeadline == 0 {
+			_ = rc.SetWriteDeadline(time.Now().Add(stallTimeout)) // not every connection can
+		}
+		if lines++; lines == 1 {
+			w.Header().Set("Content-Type", ndjson)
+		}
+		return encoder.Encode(item)
+	})
+	switch {
+	case err == nil && lines == 0:
+		w.Header().Set("Content-Type", ndjson)
+	case err != nil && lines == 0:
+		h.fail(w, r, err)
+	case err != nil:
+		h.Logger.Debug("export not sent to its end", "items", lines, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// events sends changes as they happen, as server-sent events. Last-Event-ID goes
+// on from an event; what is no longer known gives an event "resync".
+func (h *handler) events(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	rc := http.NewResponseController(w)
+	var mu sync.Mutex
+	write := func(text string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = rc.SetWriteDeadline(time.Now().Add(stallTimeout)) // not every connection can
+		if _, err := io.WriteString(w, text); err != nil {
+			return err
+		}
+		return rc.Flush()
+	}
+	w.Header().Set("Content-Type", eventStream)
+	w.Header().Set("Cache-Control", "no-store")
+	if err := write(": drover\n\n"); err != nil {
+		return
+	}
+	var alive sync.WaitGroup
+	defer alive.Wait()
+	defer cancel()
+	alive.Go(func() {
+		for wait.For(ctx, keepAlive) == nil {
+			if write(":\n\n") != nil {
+				cancel()
+			}
+		}
+	})
+	err := h.Service.Events(ctx, r.Header.Get("Last-Event-ID"), func(e control.Event) error {
+		data, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		return write(fmt.Sprintf("id: %s\nevent: %s\ndata: %s\n\n", e.ID, e.Type, data))
+	})
+	h.Logger.Debug("events no longer followed", "error", err)
+}
+
+// readEvents calls seen with the events of a stream, until it breaks off.
+func readEvents(body io.Reader, seen func(control.Event) error) error {
+	const maxLine = 1 << 20
+	scanner := bufio.NewScanner(body)
+	scanner.Buffer(nil, maxLine)
+	var id string
+	var data []byte
+	for scanner.Scan() {
+		field, value, _ := strings.Cut(scanner.Text(), ": ")
+		switch {
+		case field == "id":
+			id = value
+		case field == "data":
+			data = []byte(value)
+		case scanner.Text() == "" && data != nil:
+			e := control.Event{}
+			if err := json.Unmarshal(data, &e); err != nil {
+				return fmt.Errorf("read event: %v: %w", err, work.ErrUnavailable)
+			}
+			e.ID, data = id, nil
+			if err := seen(e); err != nil {
+				return err
+			}
+		}
+	}
+	return fmt.Errorf("the connection to the server broke off: %v: %w", scanner.Err(), work.ErrUnavailable)
+}

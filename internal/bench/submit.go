@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	consulapi "github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
+
+	"drover/internal/control"
+	"drover/internal/devcluster"
+	"drover/internal/work"
+)
+
+const (
+	submitted = 100_000
+	// rawRate is the least share of the raw rate that drover is to reach, in percent.
+	rawRate = 70
+	// rawOps is how many operations a raw transaction has: what a Consul before 1.14.0 takes.
+	rawOps = 64
+	// rawFlight is how many raw transactions are under way at a time: as many as drover's.
+	rawFlight = 4
+	// submitRounds is how often both are measured; the middle one counts.
+	submitRounds = 1
+
+	listCalls  = 100
+	listTarget = 50 * time.Millisecond
+	listed     = 50 // items of a page
+)
+
+// submit100k measures how long `drover submit -f` takes for a file of 100,000
+// items, from the start of the command to its end. The yardstick is the same keys
+// and values written to the same Consul in transactions of 64 operations that do
+// nothing else. Then a page of these items is listed.
+func submit100k(ctx context.Context, _ bool) (_ []figure, err error) {
+	if _, err := exec.LookPath("consul"); err != nil { // the embedded one shares a process with who measures it
+		dir, err := filepath.Abs("build/bin")
+		if err != nil {
+			return nil, err
+		}
+		if err := os.Setenv("PATH", dir+":"+os.Getenv("PATH")); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := exec.LookPath("consul"); err != nil {
+		return nil, fmt.Errorf("a real consul is needed (make consul): %w", err)
+	}
+	var ours, raw, lists, reads []time.Duration
+	for range submitRounds {
+		round, err := submitRound(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ours, raw = append(ours, round.ours), append(raw, round.raw)
+		lists, reads = append(lists, round.lists...), append(reads, round.reads...)
+	}
+	const middle, tail, percent = 50, 99, 100
+	yardstick := percentile(raw, middle)
+	figures := []figure{
+		{name: "submit_100k", ours: percentile(ours, middle), yardstick: yardstick, target: yardstick * percent / rawRate},
+		{name: "list_100k_p99", ours: percentile(lists, tail), yardstick: percentile(reads, tail), target: listTarget},
+	}
+	return figures, writeResults("submit_100k", map[string][]time.Duration{"drover_ns": ours, "raw_ns": raw, "list_ns": lists, "read_ns": reads})
+}
+
+type submitTimes struct {
+	ours, raw    time.Duration
+	lists, reads []time.Duration
+}
+
+// submitRound measures everything once, on servers of its own.
+func submitRound(ctx context.Context) (times submitTimes, err error) {
+	dir, err := os.MkdirTemp("", "drover-bench-")
+	if err != nil {
+		return times, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	file := filepath.Join(dir, "items.jsonl")
+	if err := writeItems(file); err != nil {
+		return times, err
+	}
+	cluster, err := devcluster.Start(ctx, devcluster.Options{})
+	if err != nil {
+		return times, err
+	}
+	defer func() { err = errors.Join(err, cluster.Close()) }()
+	server, err := startServer(ctx, cluster)
+	if err != nil {
+		return times, err
+	}
+	defer func() { err = errors.Join(err, server.stop()) }()
+	if times.ours, err = submitFile(ctx, server, file); err != nil {
+		return times, err
+	}
+	if times.lists, err = timed(listCalls, func() error {
+		page, err := server.client.Items(ctx, control.Query{Limit: listed})
+		if err == nil && (page.Total != submitted || len(page.Items) != listed) {
+			err = fmt.Errorf("%d items stored, %d on a page", page.Total, len(page.Items))
+		}
+		return err
+	}); err != nil {
+		return times, err
+	}
+	consul, err := consulapi.NewClient(&consulapi.Config{Address: cluster.ConsulAddr})
+	if err != nil {
+		return times, err
+	}
+	return times, times.yardsticks(ctx, consul)
+}
+
+// yardsticks reads a page of items from Consul, and writes all of them anew.
+func (t *submitTimes) yardsticks(ctx context.Context, consul *consulapi.Client) error {
+	pairs, _, err := consul.KV().List("drover/items/", nil)
+	if err != nil || len(pairs) != submitted {
+		return fmt.Errorf("%d items in Consul: %w", len(pairs), err)
+	}
+	read := make(consulapi.TxnOps, listed)
+	for i := range read {
+		read[i] = &consulapi.TxnOp{KV: &consulapi.KVTxnOp{Verb: consulapi.KVGet, Key: pairs[i].Key}}
+	}
+	if t.reads, err = timed(listCalls, func() error {
+		_, _, _, err := consul.Txn().Txn(read, (&consulapi.QueryOptions{}).WithContext(ctx))
+		return err
+	}); err != nil {
+		return err
+	}
+	began := time.Now()
+	err = writeRaw(ctx, consul, pairs)
+	t.raw = time.Since(began)
+	return err
+}
+
+// writeItems writes the file: what people ask for, each with a text of its own.
+func writeItems(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	buffer := bufio.NewWriter(file)
+	encoder := json.NewEncoder(buffer)
+	for n := range submitted {
+		spec := work.Spec{
+			Repository: fmt.Sprintf("https://git.example.com/team/repository-%d.git", n%1000),
+			Task:       fmt.Sprintf("Fix issue %d. %s", n, strings.Repeat("What is wrong is told here, in some sentences. ", 4)),
+			Labels:     map[string]string{"batch": "bench"}, NotBefore: time.Now().AddDate(1, 0, 0).UTC().Truncate(time.Second),
+			Command: []string{"agent", "--yes"},
+		}
+		if err := encoder.Encode(spec); err != nil {
+			return err
+		}
+	}
+	return buffer.Flush()
+}
+
+// submitFile runs drover submit and returns how long it took.
+func submitFile(ctx context.Context, server *candidate, file string) (time.Duration, error) {
+	var out bytes.Buffer
+	submit := exec.CommandContext(ctx, binary, "submit", "-f", file, "--address", server.client.Address())
+	submit.Stdout, submit.Stderr = &out, &out
+	submit.Env = append(submit.Environ(), "DROVER_TOKEN="+benchToken)
+	began := time.Now()
+	if err := submit.Run(); err != nil {
+		return 0, fmt.Errorf("submit: %w: %s", err, out.String())
+	}
+	return time.Since(began), nil
+}
+
+// writeRaw writes pairs below another prefix.
+func writeRaw(ctx context.Context, consul *consulapi.Client, pairs consulapi.KVPairs) error {
+	var group errgroup.Group
+	group.SetLimit(rawFlight)
+	for start := 0; start < len(pairs); start += rawOps {
+		some := pairs[start:min(start+rawOps, len(pairs))]
+		group.Go(func() error {
+			ops := make(consulapi.TxnOps, len(some))
+			for i, pair := range some {
+				ops[i] = &consulapi.TxnOp{KV: &consulapi.KVTxnOp{Verb: consulapi.KVSet, Key: "bench/" + pair.Key, Value: pair.Value}}
+			}
+			ok, resp, _, err := consul.Txn().Txn(ops, (&consulapi.QueryOptions{}).WithContext(ctx))
+			if err == nil && !ok {
+				err = fmt.Errorf("raw transaction refused: %v", resp.Errors)
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// timed calls f a number of times and returns how long each took.
+func timed(calls int, f func() error) ([]time.Duration, error) {
+	times := make([]time.Duration, calls)
+	for i := range times {
+		began := time.Now()
+		if err := f(); err != nil {
+			return nil, err
+		}
+		times[i] = time.Since(began)
+	}
+	return times, nil
+}

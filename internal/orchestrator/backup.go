@@ -1,0 +1,91 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"drover/internal/control"
+	"drover/internal/work"
+)
+
+// Export sends every item that a filter selects, as it is stored, the oldest
+// first: all as they were when the call began.
+func (o *Orchestrator) Export(ctx context.Context, f control.Filter, send func(work.Item) error) error {
+	if err := o.loaded(ctx); err != nil {
+		return err
+	}
+	var items []*work.Item
+	now := time.Now()
+	o.each(f, func(item *work.Item) {
+		if selects(f, item, now) {
+			items = append(items, item)
+		}
+	})
+	slices.SortFunc(items, func(a, b *work.Item) int { return strings.Compare(a.ID, b.ID) }) // a filter may name them in another
+	for _, item := range items {
+		if err := send(*item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Import stores items as a backup holds them. All are checked first; one that is
+// stored already, and not the same, has all refused. dry only checks.
+// It returns work.ErrInvalid, work.ErrConflict, and what Ledger.Commit returns.
+func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) (control.Import, error) {
+	if err := o.loaded(ctx); err != nil {
+		return control.Import{}, err
+	}
+	var done control.Import
+	var fresh []*work.Item
+	for i := range items {
+		isNew, err := o.importable(&items[i])
+		switch {
+		case err != nil:
+			return control.Import{}, err
+		case isNew:
+			fresh = append(fresh, &items[i])
+		default:
+			done.Identical++
+		}
+	}
+	if dry {
+		done.Stored = len(fresh)
+		return done, nil
+	}
+	err := o.storeAll(ctx, fresh)
+	for _, item := range fresh {
+		if o.entry(item.ID) != nil {
+			done.Stored++
+		}
+	}
+	return done, err
+}
+
+// importable checks one item of a backup, and says whether it is new.
+func (o *Orchestrator) importable(item *work.Item) (bool, error) {
+	if err := item.CheckStored(); err != nil {
+		return false, err
+	}
+	if !slices.Contains(o.queueNames(), item.Spec.Queue) {
+		return false, fmt.Errorf("item %s: %w", item.ID, o.unknownQueue(item.Spec.Queue))
+	}
+	e := o.entry(item.ID)
+	if e == nil {
+		return true, nil
+	}
+	stored, err := json.Marshal(e.item.Load())
+	if err != nil {
+		return false, fmt.Errorf("encode item %s: %w", item.ID, err)
+	}
+	if backup, err := json.Marshal(item); err != nil || !bytes.Equal(stored, backup) {
+		return false, fmt.Errorf("item %s is stored already, and not as in the backup: %w", item.ID, work.ErrConflict)
+	}
+	return false, nil
+}
