@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -106,18 +107,36 @@ func restart(ts *testscript.TestScript, _ bool, _ []string) {
 // holds has the first attempt of an item that no server knows lock paths: "holds ITEM REPOSITORY PATH…".
 func holds(ts *testscript.TestScript, _ bool, args []string) {
 	s := ts.Value(scriptServerKey{}).(*scriptServer)
+	release, err := holdPaths(s.cfg.Consul.Address, s.cfg.Consul.Prefix, args[0], args[1], args[2:]...)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(release()) })
+}
+
+// holdPaths has the first attempt of an item that no server knows lock paths, until release is called.
+func holdPaths(address, prefix, item, repository string, texts ...string) (release func() error, err error) {
 	transport := cleanhttp.DefaultPooledTransport()
-	ts.Defer(transport.CloseIdleConnections)
-	client, err := consul.Open(consul.Options{Address: s.cfg.Consul.Address, Prefix: s.cfg.Consul.Prefix, Transport: transport})
-	ts.Check(err)
-	spec := work.Spec{Repository: args[1], Task: "x"}.WithDefaults(work.NewDefaults())
-	attempt, err := client.ClaimAttempt(context.Background(), work.Envelope{Item: args[0], Attempt: work.NewAttemptID(args[0], 1), Spec: spec}, "a1")
-	ts.Check(err)
-	ts.Defer(func() { ts.Check(attempt.Release(context.Background())) })
-	paths, err := work.NewPathSet(args[2:]...)
-	ts.Check(err)
-	_, err = attempt.Lock(context.Background(), paths, 0, nil)
-	ts.Check(err)
+	client, err := consul.Open(consul.Options{Address: address, Prefix: prefix, Transport: transport})
+	if err != nil {
+		return nil, err
+	}
+	paths, err := work.NewPathSet(texts...)
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	spec := work.Spec{Repository: repository, Task: "x"}.WithDefaults(work.NewDefaults())
+	attempt, err := client.ClaimAttempt(ctx, work.Envelope{Item: item, Attempt: work.NewAttemptID(item, 1), Spec: spec}, "a1")
+	if err != nil {
+		return nil, err
+	}
+	release = func() error {
+		defer transport.CloseIdleConnections()
+		return attempt.Release(ctx)
+	}
+	if _, err := attempt.Lock(ctx, paths, 0, nil); err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
 }
 
 // waits lists the items until the list matches: "waits REGEXP".
