@@ -167,10 +167,10 @@ func TestBreakerOpensAndLetsOneThroughWhoeverLeads(t *testing.T) {
 
 func TestFailedTrialHasTheBreakerWaitLonger(t *testing.T) {
 	inModel(t, nil, func(t *testing.T, m *model) {
-		id := m.send(t, make([]work.Spec, 3)...)
+		m.send(t, make([]work.Spec, 3)...)
 		m.finish(work.ReasonGitAuthFailed)
 		for i, pause := range []time.Duration{5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 40 * time.Minute, time.Hour, time.Hour} {
-			id = m.send(t, work.Spec{})
+			id := m.send(t, work.Spec{})
 			time.Sleep(pause - time.Second)
 			synctest.Wait()
 			m.expect(t, id[0], work.StateQueued)
