@@ -210,6 +210,24 @@ func TestTrippedBreakerHoldsItemsUntilItIsReset(t *testing.T) {
 	})
 }
 
+// TestOldTrialDoesNotHoldUpTheNext: it runs on, but the breaker was reset since.
+func TestOldTrialDoesNotHoldUpTheNext(t *testing.T) {
+	inModel(t, nil, func(t *testing.T, m *model) {
+		for range 2 {
+			if _, err := m.o.TripBreaker(t.Context(), control.Trip{Repository: modelRepositories[0], For: work.Duration(time.Minute)}); err != nil {
+				t.Fatal(err)
+			}
+			id := m.send(t, work.Spec{})[0]
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			m.expect(t, id, work.StateAssigned)
+			if _, err := m.o.ResetBreaker(t.Context(), modelRepositories[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 func TestRateLimitSlowsTheWholeQueueDown(t *testing.T) {
 	inModel(t, nil, func(t *testing.T, m *model) {
 		reset := time.Now().Add(3 * time.Hour)
