@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strconv"
 	"strings"
@@ -108,7 +109,28 @@ func (c *Client) newAttempt(e work.Envelope, allocation string) *Attempt {
 			DeregisterCriticalServiceAfter: time.Minute.String(),
 		},
 	}
+	a.registration.Address, a.registration.Port, a.registration.Checks = c.healthCheck(e.Attempt, allocation)
 	return a
+}
+
+// Of the check of /health.
+const healthInterval, healthTimeout = 10 * time.Second, 5 * time.Second
+
+// healthCheck returns where a worker's /health is, and the check that looks at it:
+// for people, for it decides nothing. The heartbeat does.
+func (c *Client) healthCheck(a work.AttemptID, allocation string) (host string, port int, checks api.AgentServiceChecks) {
+	host, text, err := net.SplitHostPort(c.health)
+	if err != nil {
+		return "", 0, nil // there is none
+	}
+	if port, err = strconv.Atoi(text); err != nil {
+		return "", 0, nil
+	}
+	return host, port, api.AgentServiceChecks{{
+		CheckID: healthCheckID(a, allocation), Name: "worker health", HTTP: "http://" + c.health + "/health",
+		Interval: healthInterval.String(), Timeout: healthTimeout.String(), Status: api.HealthPassing,
+		Notes: "the worker answers and holds its attempt; that the agent is alive is said by the heartbeat",
+	}}
 }
 
 // place is a repository's host and path, without scheme, user or password.

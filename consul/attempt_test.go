@@ -56,6 +56,35 @@ func heartbeat(t *testing.T, client *consul.Client, id work.AttemptID) (work.Hea
 	return work.Heartbeat{}, false
 }
 
+// TestHealthCheckDecidesNothing: a worker whose /health fails keeps its session, and its heartbeat is the one that counts.
+func TestHealthCheckDecidesNothing(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		const nobody = "127.0.0.1:9" // discards, if anybody is there at all
+		client.AdvertiseHealth(nobody)
+		e := envelope(time.Minute)
+		a := claim(t, client, e, firstAllocation)
+		testkit.Eventually(t, 2*patience, func() error {
+			services, err := client.WorkerServices(t.Context())
+			if err != nil || len(services) != 1 || services[0].Service.Address != "127.0.0.1" || services[0].Service.Port != 9 {
+				return fmt.Errorf("services %+v, %w", services, err)
+			}
+			for _, check := range services[0].Checks {
+				if check.Type == "http" && check.Status == api.HealthCritical {
+					return nil
+				}
+			}
+			return fmt.Errorf("no critical check of /health: %+v", services[0].Checks)
+		})
+		if err := a.Beat(t.Context(), "iteration 1"); err != nil {
+			t.Errorf("the session ended with the check of /health: %v", err)
+		}
+		if beat, ok := heartbeat(t, client, e.Attempt); !ok || beat.Critical {
+			t.Errorf("heartbeat %+v", beat)
+		}
+	})
+}
+
 func TestAttemptIsClaimedByOneAllocation(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		client, e := open(), envelope(time.Minute)

@@ -22,6 +22,7 @@ import (
 type Client struct {
 	Keys   Keys
 	log    hclog.Logger
+	health string // see Options
 	repeat *api.Client
 	once   *api.Client
 	lost   *lostLocks
@@ -34,6 +35,9 @@ type Options struct {
 	Token   string
 	Prefix  string
 	Logger  hclog.Logger
+	// Health is host:port where this worker's /health answers Consul's agent: the
+	// service of a claimed attempt has that address, and a check of it. None if empty.
+	Health string
 	// Transport replaces the connection to the agent, for a server in the same process.
 	Transport http.RoundTripper
 	// Instrument is put around the connection, to see every request; may be nil.
@@ -46,7 +50,7 @@ func Open(opts Options) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = hclog.NewNullLogger()
 	}
-	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), lost: newLostLocks(work.LockDelay)}
+	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), health: opts.Health, lost: newLostLocks(work.LockDelay)}
 	cfg := api.DefaultConfig()
 	if opts.Address != "" {
 		cfg.Address = opts.Address

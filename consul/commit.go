@@ -39,8 +39,8 @@ type commit struct {
 // Commit stores changes, all or none, if this server still leads. Commits that
 // wait at the same time share one transaction.
 //
-// It returns work.ErrFenced when another server leads (nothing was written),
-// work.ErrConflict when a claim was changed meanwhile, work.ErrInvalid when
+// It returns work.ErrFenced when another server leads (nothing was written, unless
+// work.ErrUnknownOutcome comes with it), work.ErrConflict when a claim was changed meanwhile, work.ErrInvalid when
 // Consul can never take the changes, and the context's cause when it ends first:
 // then the outcome is unknown.
 func (t *Term) Commit(ctx context.Context, changes ...work.Change) error {
@@ -175,7 +175,11 @@ func (t *Term) refused(ctx context.Context, ops api.TxnOps, errs api.TxnErrors, 
 	for _, e := range errs {
 		if e.OpIndex == 0 {
 			t.lose(fmt.Errorf("%s: %w", e.What, work.ErrFenced))
-			return fmt.Errorf("commit: %s: %w", e.What, work.ErrFenced)
+			err := fmt.Errorf("commit: %s: %w", e.What, work.ErrFenced)
+			if tries > 1 { // an earlier try may have come through while this server led
+				err = fmt.Errorf("%w: %w", err, work.ErrUnknownOutcome)
+			}
+			return err
 		}
 		what = append(what, e.What)
 	}

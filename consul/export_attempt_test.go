@@ -14,6 +14,9 @@ func (c *Client) WorkerServices(ctx context.Context) ([]*api.ServiceEntry, error
 	return entries, err
 }
 
+// AdvertiseHealth sets where the workers' /health is.
+func (c *Client) AdvertiseHealth(address string) { c.health = address }
+
 // ForgetWorker has Consul's agent forget a worker's service and check.
 func (c *Client) ForgetWorker(ctx context.Context, a work.AttemptID, allocation string) error {
 	return c.once.Agent().ServiceDeregisterOpts(workerServiceID(a, allocation), (&api.QueryOptions{}).WithContext(ctx))

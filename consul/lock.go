@@ -31,7 +31,7 @@ const (
 )
 
 // errGuardMoved says that another request in the repository was granted meanwhile.
-var errGuardMoved = errors.New("another lock was granted at the same moment")
+var errGuardMoved = fmt.Errorf("another lock was granted at the same moment: %w", work.ErrUnavailable)
 
 // repositoryLocks is what is locked in one repository, all as of one moment.
 type repositoryLocks struct {
@@ -152,7 +152,7 @@ func (a *Attempt) tryLock(ctx context.Context, paths work.PathSet) (work.Lock, u
 func withPaths(lock work.Lock, paths work.PathSet) (work.Lock, error) {
 	held, now := lock.PathSet(), time.Now().UTC()
 	for _, path := range paths.Strings() {
-		if one, err := work.NewPathSet(path); err != nil || !held.Covers(one) {
+		if one, err := work.NewPathSet(path); held.Empty() || err != nil || !held.Covers(one) {
 			lock.Paths = append(lock.Paths, work.HeldPath{Path: path, Since: now})
 		}
 	}
@@ -259,14 +259,19 @@ func (a *Attempt) drop(ctx context.Context) error {
 	return err // refused: it holds nothing
 }
 
-// Locks returns what the attempt holds.
+// Locks returns what is held in the attempt's repository, by whomever.
 // It returns work.ErrUnavailable.
-func (a *Attempt) Locks(ctx context.Context) (work.Lock, error) {
-	lock, _, err := get[work.Lock](ctx, a.client, a.lockKey())
-	if lock == nil {
-		return work.Lock{Repository: a.repository, Item: a.claim.Attempt.Item(), Attempt: a.claim.Attempt, Session: a.claim.Session}, err
+func (a *Attempt) Locks(ctx context.Context) ([]work.Lock, error) {
+	there, err := a.client.repositoryLocks(ctx, a.repository)
+	return bare(there.locks), err
+}
+
+func bare(stored []storedLock) []work.Lock {
+	locks := make([]work.Lock, len(stored))
+	for i, s := range stored {
+		locks[i] = s.Lock
 	}
-	return *lock, err
+	return locks
 }
 
 // Confirm proves that the session lived at some moment after the call began: a
@@ -292,25 +297,17 @@ func (c *Client) Locks(ctx context.Context, index uint64) ([]work.Lock, uint64, 
 	if err != nil {
 		return nil, 0, classify("watch locks", false, err)
 	}
-	stored := c.readLocks(c.Keys.Locks(), pairs)
-	locks := make([]work.Lock, len(stored))
-	for i, s := range stored {
-		locks[i] = s.Lock
-	}
-	return locks, nextIndex(index, meta.LastIndex), nil
+	return bare(c.readLocks(c.Keys.Locks(), pairs)), nextIndex(index, meta.LastIndex), nil
 }
 
-// FreeLost removes the locks whose holder's session was first seen to be gone
-// work.LockDelay ago, by this client's Locks. It returns after how long to call it
-// again, at the latest. Holders never come back, so doing it twice changes nothing.
+// FreeLost removes the locks whose holder's session this client first saw to be
+// gone work.LockDelay ago: to be called every few seconds. Holders never come back,
+// so doing it twice changes nothing.
 // It returns work.ErrUnavailable and work.ErrUnknownOutcome.
-func (c *Client) FreeLost(ctx context.Context) (time.Duration, error) {
-	if c.lost.soonest(time.Now()) > 0 {
-		return c.lost.soonest(time.Now()), nil
-	}
+func (c *Client) FreeLost(ctx context.Context) error {
 	pairs, _, err := c.repeat.KV().List(c.Keys.Locks(), (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
-		return c.lost.delay, classify("list locks", false, err)
+		return classify("list locks", false, err)
 	}
 	var over []storedLock
 	for _, s := range c.readLocks(c.Keys.Locks(), pairs) {
@@ -318,7 +315,7 @@ func (c *Client) FreeLost(ctx context.Context) (time.Duration, error) {
 			over = append(over, s)
 		}
 	}
-	return c.lost.delay, c.removeLost(ctx, over)
+	return c.removeLost(ctx, over)
 }
 
 // BreakLock ends the session of a lock's holder. The holder notices when it next
@@ -330,11 +327,11 @@ func (c *Client) BreakLock(ctx context.Context, lock work.Lock) error {
 	return classify("destroy session of attempt "+string(lock.Attempt), true, err)
 }
 
-// repositoryLocks reads what is locked in a repository. It may be read from a
-// server that lags behind: then the guard's index lags, too.
+// repositoryLocks reads what is locked in a repository. What is granted does not
+// rest on its being the latest, for the guard's index comes with it; a refusal does.
 func (c *Client) repositoryLocks(ctx context.Context, repository string) (repositoryLocks, error) {
 	folder := c.Keys.RepositoryLocks(repository)
-	pairs, meta, err := c.repeat.KV().List(folder, (&api.QueryOptions{}).WithContext(ctx))
+	pairs, meta, err := c.repeat.KV().List(folder, consistent(ctx))
 	if err != nil {
 		return repositoryLocks{}, classify("read locks of "+repository, false, err)
 	}

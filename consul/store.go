@@ -23,6 +23,9 @@ const blockingWait = 60 * time.Second
 // checkPrefix begins the id of every worker's TTL check: drover:<attempt>:<allocation>.
 const checkPrefix = "drover:"
 
+// healthPrefix begins the id of every worker's check of /health, in the same way. No session hangs from it.
+const healthPrefix = "drover-health:"
+
 // ServiceWorker is the service name of all workers.
 const ServiceWorker = "drover-worker"
 
@@ -124,8 +127,8 @@ func (c *Client) Heartbeats(ctx context.Context, index uint64) ([]work.Heartbeat
 	return beats, nextIndex(index, meta.LastIndex), nil
 }
 
-// EndSession destroys an ended attempt's session and removes its service, so
-// that nothing of it outlives it. Doing it twice changes nothing.
+// EndSession destroys an ended attempt's session and removes its service. What it
+// had still locked is free after work.LockDelay. Doing it twice changes nothing.
 // It returns work.ErrUnavailable.
 func (c *Client) EndSession(ctx context.Context, claim work.Claim) error {
 	if claim.Session == "" {
@@ -168,6 +171,11 @@ func workerServiceID(a work.AttemptID, allocation string) string {
 // workerCheckID names the TTL check of workerServiceID's instance.
 func workerCheckID(a work.AttemptID, allocation string) string {
 	return checkPrefix + string(a) + ":" + shortID(allocation)
+}
+
+// healthCheckID names the check of /health of workerServiceID's instance.
+func healthCheckID(a work.AttemptID, allocation string) string {
+	return healthPrefix + string(a) + ":" + shortID(allocation)
 }
 
 // shortID is how Nomad shows an id to people.

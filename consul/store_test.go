@@ -253,3 +253,65 @@ func TestUnreachableConsulIsUnavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestQueuesAndBreakersComeBackAsTheyWereStored(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		limit := 3
+		queue := work.QueueRecord{Name: "slow", State: work.QueuePaused, By: "me", Settings: work.QueueSettings{MaxInFlight: &limit}, Slow: work.Slowdown{Until: time.Now().UTC(), Detail: "429"}}
+		breaker := work.Breaker{Repository: "git.example.org/a/b"}.Trip("me", "no network", time.Hour, time.Now().UTC())
+		below := work.Breaker{Repository: "git.example.org/a"}.Trip("me", "", 0, time.Now().UTC())
+		for _, change := range []work.Change{{PutQueue: &queue}, {PutBreaker: &breaker}, {PutBreaker: &below}} {
+			if err := term.Commit(t.Context(), change); err != nil {
+				t.Fatal(err)
+			}
+		}
+		queues, err := client.Queues(t.Context())
+		if err != nil || len(queues) != 1 || *queues[0].Settings.MaxInFlight != limit || queues[0].State != queue.State || !queues[0].Slow.Until.Equal(queue.Slow.Until) {
+			t.Fatalf("%+v %v", queues, err)
+		}
+		breakers, err := client.Breakers(t.Context())
+		if err != nil || len(breakers) != 2 || breakers[0].Sentence() != below.Sentence() || breakers[1].Sentence() != breaker.Sentence() {
+			t.Fatalf("%+v %v", breakers, err)
+		}
+		for _, change := range []work.Change{{DeleteQueue: "slow"}, {DeleteBreaker: below.Repository}} {
+			if err := term.Commit(t.Context(), change); err != nil {
+				t.Fatal(err)
+			}
+		}
+		queues, errQueues := client.Queues(t.Context())
+		breakers, errBreakers := client.Breakers(t.Context())
+		if err := errors.Join(errQueues, errBreakers); err != nil || len(queues) != 0 || len(breakers) != 1 {
+			t.Fatalf("%v %v %v", queues, breakers, err)
+		}
+	})
+}
+
+// TestRemovedItemLeavesNothing: its logs go with it, and another's stay.
+func TestRemovedItemLeavesNothing(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		gone, stays := newItem("gone"), newItem("stays")
+		for _, item := range []*work.Item{gone, stays} {
+			a := item.NextAttempt()
+			err := term.Commit(t.Context(), work.Change{PutItem: item}, work.Change{PutLogs: &work.KeptLogs{Attempt: a, Stdout: []string{"x"}}},
+				work.Change{CloseClaim: &work.CloseClaim{Claim: work.Claim{Attempt: a, Ended: true}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := term.Commit(t.Context(), work.Change{Forget: gone.NextAttempt()}, work.Change{ConsumeResult: gone.NextAttempt()}, work.Change{DeleteItem: gone.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		items, errItems := client.Items(t.Context())
+		claims, errClaims := client.Claims(t.Context())
+		left, errLeft := client.Logs(t.Context(), gone.NextAttempt())
+		kept, errKept := client.Logs(t.Context(), stays.NextAttempt())
+		if err := errors.Join(errItems, errClaims, errLeft, errKept); err != nil || len(items) != 1 || len(claims) != 1 || left != nil || kept == nil {
+			t.Fatalf("%d items, %d claims, %v, %v: %v", len(items), len(claims), left, kept, err)
+		}
+	})
+}

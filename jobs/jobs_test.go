@@ -1,11 +1,14 @@
 package jobs_test
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/hashicorp/nomad/api"
 
+	droverapi "drover/internal/api"
 	"drover/internal/devcluster/nomadd"
 	"drover/internal/testkit"
 	"drover/jobs"
@@ -35,10 +38,36 @@ func TestSpecificationsAreTaken(t *testing.T) {
 					t.Errorf("%s: %v", job, err)
 					continue
 				}
+				if job == "server" {
+					checksAreAnswered(t, parsed)
+					if name == "embedded" {
+						continue // which gives no static ports
+					}
+				}
 				if _, _, err := client.Jobs().Plan(parsed, false, nil); err != nil {
 					t.Errorf("%s: %v", job, err)
 				}
 			}
 		})
+	}
+}
+
+// checksAreAnswered has a server that follows another answer the checks of its job.
+func checksAreAnswered(t *testing.T, job *api.Job) {
+	t.Helper()
+	handler := droverapi.NewHandler(droverapi.Options{Leader: func(context.Context) (string, bool, error) { return "other:4700", false, nil }})
+	checks := 0
+	for _, service := range job.TaskGroups[0].Services {
+		for _, check := range service.Checks {
+			checks++
+			answer := httptest.NewRecorder()
+			handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, check.Path, nil))
+			if answer.Code != http.StatusOK {
+				t.Errorf("the check %s of %s is answered with %d: %s", check.Name, check.Path, answer.Code, answer.Body)
+			}
+		}
+	}
+	if checks != 2 {
+		t.Errorf("the server's job has %d checks", checks)
 	}
 }

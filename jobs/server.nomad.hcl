@@ -36,6 +36,12 @@ variable "nomad_addr" {
   description = "Nomad agent of the server; by default the one of its node."
 }
 
+variable "port" {
+  type        = number
+  default     = 4700
+  description = "Port of the API, on every node that a server runs on."
+}
+
 variable "memory" {
   type        = number
   default     = 512
@@ -85,6 +91,42 @@ job "drover" {
       mode     = "delay"
     }
 
+    network {
+      mode = "host"
+      port "http" {
+        static = var.port
+      }
+    }
+
+    # A server that does not answer is started anew. One that is not ready, because
+    # Nomad or Consul is away or nobody leads, is only taken out of service.
+    service {
+      name     = var.job_id
+      provider = "nomad"
+      port     = "http"
+
+      check {
+        name     = "live"
+        type     = "http"
+        path     = "/health/live"
+        interval = "10s"
+        timeout  = "5s"
+
+        check_restart {
+          limit = 3
+          grace = "30s"
+        }
+      }
+
+      check {
+        name     = "ready"
+        type     = "http"
+        path     = "/health/ready"
+        interval = "10s"
+        timeout  = "5s"
+      }
+    }
+
     task "drover" {
       driver       = "docker"
       kill_signal  = "SIGTERM"
@@ -100,7 +142,11 @@ job "drover" {
         readonly_rootfs = true
       }
 
-      env = merge({ CONSUL_HTTP_ADDR = var.consul_addr, NOMAD_ADDR = var.nomad_addr }, var.env)
+      env = merge({
+        CONSUL_HTTP_ADDR    = var.consul_addr
+        NOMAD_ADDR          = var.nomad_addr
+        DROVER_HTTP_ADDRESS = "$${NOMAD_ADDR_http}"
+      }, var.env)
 
       template {
         destination = "secrets/drover.env"

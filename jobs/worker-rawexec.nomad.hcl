@@ -94,6 +94,11 @@ job "drover-worker" {
       size = 300
     }
 
+    # For /health and /metrics; Consul checks the former.
+    network {
+      port "health" {}
+    }
+
     # The worker keeps its own clock: max_run_duration would end it as "complete".
     task "worker" {
       driver       = "raw_exec"

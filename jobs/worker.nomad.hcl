@@ -106,13 +106,18 @@ job "drover-worker" {
       size = 300
     }
 
+    # For /health and /metrics; Consul checks the former.
+    network {
+      port "health" {}
+    }
+
     # The worker keeps its own clock: max_run_duration would end it as "complete".
     task "worker" {
       driver = "docker"
 
       # The first process is root to start worker and agent as users of their
       # own, and has no other privilege of root's than cap_add. See docs/isolation.md.
-      user         = "root"
+      user         = "0"
       kill_signal  = "SIGTERM"
       kill_timeout = var.kill_timeout
 
@@ -128,6 +133,7 @@ job "drover-worker" {
       config {
         image           = var.image
         network_mode    = var.network_mode
+        ports           = ["health"]
         pids_limit      = var.pids
         cpu_hard_limit  = var.cores > 0
         cap_drop        = ["all"]

@@ -18,6 +18,12 @@ dispatch payload in $NOMAD_TASK_DIR/item.json.
   drover-worker            run the attempt
   drover-worker version    print the version
 
+What its agent may call, see drover-worker lock --help:
+
+  drover-worker lock PATH…           take paths of the repository for the attempt
+  drover-worker unlock PATH…|--all   give them up
+  drover-worker locks                show what is locked
+
 ENVIRONMENT
   DROVER_HEALTH_ADDR   address (host:port) to serve /health and /metrics on; if it is not set,
                        the port labelled health of the Nomad job's network, if there is one
@@ -30,13 +36,17 @@ EXIT STATUS
 
 func main() {
 	switch args := os.Args[1:]; {
+	case len(args) > 0 && lockVerbs[args[0]].call != nil:
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+		defer stop()
+		os.Exit(runLocks(ctx, args, os.Environ(), os.Stdout, os.Stderr))
 	case len(args) == 1 && args[0] == "version":
 		fmt.Println("drover-worker", version)
 	case len(args) == 0:
 		os.Exit(first(os.Args, os.Environ()))
 	case len(args) > 1 || args[0] != attemptArgument:
 		fmt.Fprint(os.Stderr, usage)
-		os.Exit(2)
+		os.Exit(exitUsage)
 	default:
 		hide()
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -59,7 +60,7 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 		Health: healthAddress(env), Registry: watch.registry, Tracer: watch.traces.Tracer(),
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
 		Open: func(prefix string) (worker.Store, error) {
-			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log, Instrument: watch.backends.Around("consul")})
+			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log, Health: reachableHealth(env), Instrument: watch.backends.Around("consul")})
 			return store{client}, err
 		},
 	})
@@ -80,6 +81,16 @@ func healthAddress(env map[string]string) string {
 		return ":" + port
 	}
 	return ""
+}
+
+// reachableHealth is where others reach that: as the environment says, or where
+// Nomad's node passes the port on. It is empty where nobody can tell.
+func reachableHealth(env map[string]string) string {
+	address := cmp.Or(env["DROVER_HEALTH_ADDR"], env["NOMAD_HOST_ADDR_health"], env["NOMAD_ADDR_health"])
+	if host, _, err := net.SplitHostPort(address); err != nil || host == "" || net.ParseIP(host).IsUnspecified() {
+		return ""
+	}
+	return address
 }
 
 // store makes a Consul client the worker's store.

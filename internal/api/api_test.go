@@ -34,6 +34,8 @@ type fake struct {
 	followFunc func(ctx context.Context, id string, stdout, stderr io.Writer) error
 	orderFunc  func(id string, order control.Order) (work.Item, error)
 	statusFunc func() (control.Status, error)
+
+	retryPRFunc func(id string) (work.Item, error)
 }
 
 func (f *fake) Submit(_ context.Context, items []control.Submission) ([]work.Item, error) {
@@ -50,6 +52,9 @@ func (f *fake) Logs(_ context.Context, id string, attempt int) (control.Logs, er
 }
 func (f *fake) Follow(ctx context.Context, id string, stdout, stderr io.Writer) error {
 	return f.followFunc(ctx, id, stdout, stderr)
+}
+func (f *fake) RetryPR(_ context.Context, id string) (work.Item, error) {
+	return f.retryPRFunc(id)
 }
 func (f *fake) Order(_ context.Context, id string, order control.Order) (work.Item, error) {
 	return f.orderFunc(id, order)
@@ -133,6 +138,10 @@ func TestCallsArriveAsTheyWereMade(t *testing.T) {
 			return stored, nil
 		},
 		statusFunc: func() (control.Status, error) { return status, nil },
+		retryPRFunc: func(gotID string) (work.Item, error) {
+			same(t, gotID, id)
+			return stored, nil
+		},
 	}})
 	ctx := t.Context()
 
@@ -150,6 +159,9 @@ func TestCallsArriveAsTheyWereMade(t *testing.T) {
 	ok(t, err)
 	same(t, gotLogs, logs)
 	got, err = c.Order(ctx, id, control.Order{Verb: control.Cancel, By: "me"})
+	ok(t, err)
+	same(t, got, stored)
+	got, err = c.RetryPR(ctx, id)
 	ok(t, err)
 	same(t, got, stored)
 	gotStatus, err := c.Status(ctx)

@@ -286,6 +286,12 @@ func (c *Client) Overview(ctx context.Context) (overview control.Overview, err e
 	return overview, err
 }
 
+// RetryPR has the pull request of a completed item made again.
+func (c *Client) RetryPR(ctx context.Context, id string) (item work.Item, err error) {
+	err = c.call(ctx, c.once, http.MethodPost, c.url("items", id, "pr", "retry"), nil, &item)
+	return item, err
+}
+
 // Tokens returns the clients' tokens, without their hashes.
 func (c *Client) Tokens(ctx context.Context) (tokens []work.Token, err error) {
 	err = c.call(ctx, c.repeat, http.MethodGet, c.url("tokens"), nil, &tokens)

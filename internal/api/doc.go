@@ -20,6 +20,7 @@ import (
 type Service interface {
 	Queues
 	Breakers
+	Locks
 
 	// Submit validates the items and stores all of them or none. An item whose
 	// id is stored already is returned as it is, so a call may be repeated.
@@ -50,6 +51,9 @@ type Service interface {
 	// work.ErrIllegalTransition when its state does not allow it, and
 	// control.ErrChanged when it is not the item that was meant.
 	Order(ctx context.Context, id string, order control.Order) (work.Item, error)
+	// RetryPR has the pull request of a completed item made again.
+	// It returns what Order returns.
+	RetryPR(ctx context.Context, id string) (work.Item, error)
 	// Events sends every change after the event of an id until ctx ends or send
 	// fails; it always returns an error. Without an id, or where changes were
 	// missed, it begins with an event "resync": read what you need after that.

@@ -220,6 +220,10 @@ func (h *handler) order(verb control.Verb) endpoint {
 	}
 }
 
+func (h *handler) retryPR(r *http.Request) (any, error) {
+	return h.Service.RetryPR(r.Context(), r.PathValue("id"))
+}
+
 func (h *handler) edit(r *http.Request) (any, error) {
 	patch, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -21,7 +21,7 @@ type route struct {
 
 // table is every call of the API.
 func (h *handler) table() []route {
-	return slices.Concat(h.itemRoutes(), h.queueRoutes(), h.breakerRoutes(), h.tokenRoutes(), h.serverRoutes(), h.observeRoutes())
+	return slices.Concat(h.itemRoutes(), h.queueRoutes(), h.breakerRoutes(), h.lockRoutes(), h.tokenRoutes(), h.serverRoutes(), h.observeRoutes())
 }
 
 func (h *handler) itemRoutes() []route {
@@ -38,6 +38,7 @@ func (h *handler) itemRoutes() []route {
 		{http.MethodPost, "/v1/items/{id}/requeue", work.RoleOperate, h.call(http.StatusOK, h.order(control.Requeue))},
 		{http.MethodPost, "/v1/items/{id}/kill", work.RoleOperate, h.call(http.StatusOK, h.order(control.Kill))},
 		{http.MethodPost, "/v1/items/{id}/priority", work.RoleOperate, h.call(http.StatusOK, h.order(control.Prioritize))},
+		{http.MethodPost, "/v1/items/{id}/pr/retry", work.RoleOperate, h.call(http.StatusOK, h.retryPR)},
 		{http.MethodGet, "/v1/export", work.RoleRead, http.HandlerFunc(h.export)},
 		{http.MethodPost, "/v1/import", work.RoleOperate, h.call(http.StatusOK, h.restore)},
 	}

@@ -74,7 +74,7 @@ func (l local) debugConfiguration(context.Context) ([]byte, error) { return inde
 
 func (l local) debugStatus(ctx context.Context) ([]byte, error) {
 	leader, _, err := l.leader(ctx)
-	status, statusErr := service{l.Server}.Status(ctx)
+	status, statusErr := service(l).Status(ctx)
 	return indented(map[string]any{"leader": leader, "errors": texts(err, statusErr, l.cluster.Check(ctx)), "status": status})
 }
 
@@ -89,7 +89,7 @@ func texts(errs ...error) []string {
 }
 
 func (l local) debugItems(ctx context.Context) ([]byte, error) {
-	page, err := service{l.Server}.Items(ctx, control.Query{Limit: debugItems})
+	page, err := service(l).Items(ctx, control.Query{Limit: debugItems})
 	if err != nil {
 		return nil, err
 	}

@@ -33,10 +33,10 @@ func TestEveryLineAboutAnItemSaysAllOfIt(t *testing.T) {
 	for _, id := range ids {
 		s.await(id)
 	}
+	workers := ""
 	for _, id := range ids {
-		s.keptLogs(id)
+		workers += s.keptLogs(id) + "\n"
 	}
-	workers := s.kept()["the workers' logs"]
 	server.kill()
 	seen := 0
 	for _, line := range append(jsonLines(t, server.log.String(), true), jsonLines(t, workers, false)...) {

@@ -128,6 +128,14 @@ func (s service) Follow(ctx context.Context, id string, stdout, stderr io.Writer
 	return o.Follow(ctx, id, stdout, stderr)
 }
 
+func (s service) RetryPR(ctx context.Context, id string) (work.Item, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return work.Item{}, err
+	}
+	return o.RetryPR(ctx, id)
+}
+
 func (s service) Order(ctx context.Context, id string, order control.Order) (work.Item, error) {
 	o, err := s.orchestrator()
 	if err != nil {

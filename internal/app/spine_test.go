@@ -142,6 +142,7 @@ defaults {
   pr_api_url    = %q
 }
 retry { backoff = ["500ms"] }
+breaker { min_count = 1000 } # one repository, and every way to fail
 orchestrator {
   leader_ttl         = "1s"
   reconcile_interval = "2s"

@@ -30,6 +30,7 @@ http {
 worker {
   image = "` + image + `"
 }
+breaker { min_count = 1000 } # all are killed, in one repository
 `
 
 // drover is a drover dev that runs as a process of its own, with workers in containers.

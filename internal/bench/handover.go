@@ -43,7 +43,7 @@ func handover(ctx context.Context, real bool) (_ []figure, err error) {
 		if err != nil {
 			return nil, errors.Join(err, leader.stop())
 		}
-		took, err := replace(ctx, leader, next)
+		took, err := replace(ctx, leader.stop, next)
 		if err != nil {
 			return nil, errors.Join(err, next.stop())
 		}
@@ -120,15 +120,25 @@ func (c *candidate) stop() error {
 	return c.process.Wait()
 }
 
-// replace stops the leader, and returns how long it took until the other leads.
-func replace(ctx context.Context, leader, next *candidate) (time.Duration, error) {
+// kill ends a server as the kernel does, and waits for it.
+func (c *candidate) kill() error {
+	defer c.client.Close()
+	if err := c.process.Process.Kill(); err != nil {
+		return err
+	}
+	_ = c.process.Wait() // its status is the signal
+	return nil
+}
+
+// replace ends the leader, and returns how long it took until the other leads.
+func replace(ctx context.Context, end func() error, next *candidate) (time.Duration, error) {
 	before, err := next.client.Status(ctx)
 	if err != nil {
 		return 0, err
 	}
 	began := time.Now()
 	stopped := make(chan error, 1)
-	go func() { stopped <- leader.stop() }()
+	go func() { stopped <- end() }()
 	for {
 		status, err := next.statusOnce(ctx)
 		if err == nil && status != before.Leader {

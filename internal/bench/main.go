@@ -25,6 +25,8 @@ type benchmark struct {
 var benchmarks = []benchmark{
 	{name: "oom_visible", run: oomVisible},
 	{name: "leader_handover", run: handover},
+	{name: "leader_failover", run: failover},
+	{name: "locks", run: locks},
 	{name: "submit_100k", run: submit100k},
 }
 

@@ -81,11 +81,11 @@ in a container on Nomad, watches it, retries it, and keeps what came of it in Co
 	root.SetHelpTemplate(helpTemplate)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.AddCommand(
-		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newWait(sh), newOpen(sh),
+		newSubmit(sh), newList(sh), newShow(sh), newLogs(sh), newWait(sh), newOpen(sh), newPR(sh),
 		newRetry(sh), newRequeue(sh), newCancel(sh), newKill(sh), newPriority(sh), newEdit(sh), newRemove(sh),
 		newTop(sh), newExport(sh), newImport(sh),
-		newQueue(sh), newBreaker(sh), newToken(sh),
-		newExplain(sh), newReport(sh), newDebug(sh), newLogLevel(sh),
+		newQueue(sh), newBreaker(sh), newLocks(sh), newToken(sh),
+		newExplain(sh), newReport(sh), newDoctor(sh), newDebug(sh), newLogLevel(sh),
 		newServer(sh), newDev(sh), newVersion(sh),
 	)
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {

@@ -185,7 +185,7 @@ func TestServerSpeaksAsItsDescriptionSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	everyCall(t, client)
+	everyCall(t, client, server)
 	d := readDocument(t)
 	called := map[string]bool{}
 	for _, e := range record.seen {
@@ -209,7 +209,7 @@ var unasked = map[string]bool{
 }
 
 // everyCall makes every call of the API, those that go wrong too.
-func everyCall(t *testing.T, c *api.Client) {
+func everyCall(t *testing.T, c *api.Client, server *running) {
 	t.Helper()
 	ctx := t.Context()
 	may := func(err error) {
@@ -329,6 +329,16 @@ func everyCall(t *testing.T, c *api.Client) {
 	may(err)
 	_, err = c.ResetBreaker(ctx, "https://example.com/other.git")
 	may(err)
+	_, err = c.RetryPR(ctx, again.ID)
+	mayNot(err, work.ErrConflict)
+	holder := work.NewID(time.Now())
+	release, err := holdPaths(server.consul, server.prefix, holder, "https://example.com/r.git", "src")
+	may(err)
+	_, err = c.Locks(ctx, "https://example.com/r.git")
+	may(err)
+	_, err = c.ReleaseLocks(ctx, control.LockRelease{ID: holder, By: "me"})
+	may(err)
+	may(release())
 	_, err = c.Explain(ctx, done.ID)
 	may(err)
 	_, err = c.Report(ctx, time.Now().Add(-time.Hour))

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -9,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-cleanhttp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"drover/consul"
 	"drover/internal/app"
 	"drover/internal/cli"
 	"drover/internal/config"
@@ -23,7 +26,7 @@ import (
 // TestServerScripts runs testdata/server against a server on a real Consul and
 // an embedded Nomad. "restart" has another server take over.
 func TestServerScripts(t *testing.T) {
-	consul := testkit.ConsulAddress(t, `check_update_interval = "0s"`)
+	consulAddress := testkit.ConsulAddress(t, `check_update_interval = "0s"`)
 	nomad := testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 16000, Cores: 16})
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/server",
@@ -31,7 +34,7 @@ func TestServerScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			cfg := config.Default()
 			cfg.HTTP.Address = "127.0.0.1:0"
-			cfg.Consul.Address, cfg.Consul.Prefix = consul, "test/"+work.NewID(time.Now())+"/"
+			cfg.Consul.Address, cfg.Consul.Prefix = consulAddress, "test/"+work.NewID(time.Now())+"/"
 			cfg.Nomad.Address = nomad
 			cfg.Worker.JobID = "worker-" + work.NewID(time.Now())
 			cfg.Worker.Driver, cfg.Worker.Binary = config.DriverRawExec, "/bin/false"
@@ -49,7 +52,7 @@ func TestServerScripts(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "restart": restart, "waits": waits,
+			"exits": exits, "restart": restart, "waits": waits, "holds": holds,
 		},
 	})
 }
@@ -72,7 +75,7 @@ func (s *scriptServer) start() (string, error) {
 	ready := make(chan string, 1)
 	s.cancel, s.ended = cancel, make(chan error, 1)
 	go func() {
-		logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: io.Discard, Level: "off"})
+		logs, err := telemetry.NewLogs(telemetry.LogOptions{Output: io.Discard, Level: "off", Subsystems: config.LogSubsystems()})
 		if err != nil {
 			s.ended <- err
 			return
@@ -99,6 +102,41 @@ func restart(ts *testscript.TestScript, _ bool, _ []string) {
 	addr, err := s.start()
 	ts.Check(err)
 	ts.Setenv("DROVER_ADDR", addr)
+}
+
+// holds has the first attempt of an item that no server knows lock paths: "holds ITEM REPOSITORY PATH…".
+func holds(ts *testscript.TestScript, _ bool, args []string) {
+	s := ts.Value(scriptServerKey{}).(*scriptServer)
+	release, err := holdPaths(s.cfg.Consul.Address, s.cfg.Consul.Prefix, args[0], args[1], args[2:]...)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(release()) })
+}
+
+// holdPaths has the first attempt of an item that no server knows lock paths, until release is called.
+func holdPaths(address, prefix, item, repository string, texts ...string) (release func() error, err error) {
+	transport := cleanhttp.DefaultPooledTransport()
+	client, err := consul.Open(consul.Options{Address: address, Prefix: prefix, Transport: transport})
+	if err != nil {
+		return nil, err
+	}
+	paths, err := work.NewPathSet(texts...)
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	spec := work.Spec{Repository: repository, Task: "x"}.WithDefaults(work.NewDefaults())
+	attempt, err := client.ClaimAttempt(ctx, work.Envelope{Item: item, Attempt: work.NewAttemptID(item, 1), Spec: spec}, "a1")
+	if err != nil {
+		return nil, err
+	}
+	release = func() error {
+		defer transport.CloseIdleConnections()
+		return attempt.Release(ctx)
+	}
+	if _, err := attempt.Lock(ctx, paths, 0, nil); err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
 }
 
 // waits lists the items until the list matches: "waits REGEXP".

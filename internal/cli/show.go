@@ -92,6 +92,9 @@ func (p *printer) item(item work.Item, now time.Time) {
 	p.field("Changes", changes(item))
 	p.field("Tests", tests(item))
 	p.field("PR", strings.Join(slices.DeleteFunc([]string{pullRequest(item.PR), item.PR.URL, item.PR.Error}, func(s string) bool { return s == "" }), "  "))
+	if !item.PublishAt.IsZero() {
+		p.field("PR again", fmt.Sprintf("%s, in %s", clock(item.PublishAt), span(max(0, item.PublishAt.Sub(now)))))
+	}
 	if item.PR.Body != "" && item.PR.URL == "" {
 		p.printf("\n%s\n", strings.TrimSpace(item.PR.Body))
 	}

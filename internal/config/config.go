@@ -128,6 +128,7 @@ type ItemDefaults struct {
 	DonePhrase    string   `hcl:"done_phrase,optional"`
 	BudgetTokens  int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
 	BudgetCostUSD float64  `hcl:"budget_cost_usd,optional"`
+	BudgetTime    Duration `hcl:"budget_time,optional"` // wall clock
 	MemoryMB      int      `hcl:"memory_mb,optional"`
 	MemoryMaxMB   int      `hcl:"memory_max_mb,optional"`
 	Cores         int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
@@ -291,7 +292,7 @@ func (c Config) Defaults() work.Defaults {
 	defaults := work.Defaults{
 		Agent: d.Agent, Command: d.Command, Prompt: d.Prompt,
 		Loop:   work.Loop{Mode: d.LoopMode, DonePhrase: d.DonePhrase},
-		Budget: work.Budget{Tokens: int64(d.BudgetTokens), CostUSD: d.BudgetCostUSD},
+		Budget: work.Budget{Tokens: int64(d.BudgetTokens), CostUSD: d.BudgetCostUSD, Time: d.BudgetTime.work()},
 		Resources: work.Resources{
 			MemoryMB: d.MemoryMB, MemoryMaxMB: d.MemoryMaxMB, Cores: cores, CPUMHz: d.CPUMHz, PIDs: d.PIDs,
 		},

@@ -249,6 +249,14 @@ func TestValidateNamesTheField(t *testing.T) {
 		},
 		"orchestrator.leader_ttl":     func(c *config.Config) { c.Orchestrator.LeaderTTL = "500ms" },
 		"orchestrator.log_level":      func(c *config.Config) { c.Orchestrator.LogLevel = "loud" },
+		`queue "q".rate`:              func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "q", Rate: -1}} },
+		`queue "q".resources`:         func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "q", MemoryMB: 5, MemoryMaxMB: 4}} },
+		"breaker.window":              func(c *config.Config) { c.Breaker.Window = "soon" },
+		"breaker: node_lost never":    func(c *config.Config) { c.Breaker.Weights = map[string]float64{"node_lost": 1} },
+		"breaker: failure rate":       func(c *config.Config) { c.Breaker.FailureRate = 1.5 },
+		"retention.keep_for":          func(c *config.Config) { c.Retention.KeepFor = "-1h" },
+		"retention.keep":              func(c *config.Config) { c.Retention.Keep = -1 },
+		"retention.archive_cmd":       func(c *config.Config) { c.Retention.ArchiveFile, c.Retention.ArchiveCmd = "a", []string{"b"} },
 		`queue "A b"`:                 func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "A b"}} },
 		`queue "a": is defined twice`: func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a"}, {Name: "a"}} },
 		`queue "a".max_in_flight`:     func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "a", MaxInFlight: -1}} },
@@ -320,5 +328,47 @@ func TestVariablesAreHCLExpressions(t *testing.T) {
 	w.Driver, w.Binary = config.DriverRawExec, "/opt/drover-worker"
 	if got := w.Variables(); got["command"] != `"/opt/drover-worker"` || got["network_mode"] != "" {
 		t.Errorf("raw_exec: %v", got)
+	}
+}
+
+func TestQueueBreakerAndRetentionAreRead(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load(env(nil), write(t, "drover.hcl", `
+queue "slow" {
+  max_in_flight     = 2
+  rate              = 0.5
+  burst             = 4
+  tokens_per_hour   = 1000
+  cost_usd_per_hour = 2.5
+  image             = "slow:1"
+  memory_mb         = 100
+}
+breaker {
+  min_count = 3
+  weights   = { stuck = 0, timeout = 2 }
+}
+retention {
+  keep_for     = "48h"
+  archive_file = "/var/lib/drover/archive.jsonl"
+}`))
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.Queues()["slow"].Settings()
+	if *s.MaxInFlight != 2 || *s.Rate != 0.5 || *s.Burst != 4 || *s.TokensPerHour != 1000 || *s.CostUSDPerHour != 2.5 || s.Image != "slow:1" || s.Resources.MemoryMB != 100 {
+		t.Errorf("%+v", s)
+	}
+	if s := c.Queues()["default"].Settings(); s.MaxInFlight != nil || s.Rate != nil || s.Resources != nil || s.Retry != nil {
+		t.Errorf("%+v", s)
+	}
+	policy := c.BreakerPolicy()
+	if policy.MinCount != 3 || policy.Weights["stuck"] != 0 || policy.Weights["timeout"] != 2 || policy.Weights["crashed"] != 1 {
+		t.Errorf("%+v", policy)
+	}
+	if c.Retention.KeepFor.Std() != 48*time.Hour || c.Retention.Keep != config.DefaultKeep || c.Retention.ArchiveFile == "" {
+		t.Errorf("%+v", c.Retention)
 	}
 }

@@ -2,7 +2,10 @@ package contract
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -73,6 +76,41 @@ func (c *consulUser) instances(onlyPassing bool) []*api.ServiceEntry {
 	return entries
 }
 
+// healthy serves a health page and returns its address, and what changes its answer.
+func (c *consulUser) healthy() (address string, answer *atomic.Int32) {
+	c.Helper()
+	answer = &atomic.Int32{}
+	answer.Store(http.StatusOK)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(int(answer.Load()))
+		fmt.Fprint(w, "as asked")
+	}))
+	c.Cleanup(server.Close)
+	return server.URL + "/health", answer
+}
+
+// withHealth adds an HTTP check of the address to the TTL check.
+func withHealth(c *consulUser, address string) func(*api.AgentServiceRegistration) {
+	return func(r *api.AgentServiceRegistration) {
+		r.Check.Status = api.HealthPassing
+		r.Checks = api.AgentServiceChecks{{CheckID: c.name + ":health", Name: "health", HTTP: address, Interval: "1s", Timeout: "1s"}}
+	}
+}
+
+// healthCheck is the HTTP check of this case's service, as the catalog has it.
+func (c *consulUser) healthCheck() *api.HealthCheck {
+	c.Helper()
+	checks, _, err := c.api.Health().Checks(c.name, c.query())
+	c.must(err, "list checks of the service")
+	for _, check := range checks {
+		if check.CheckID == c.name+":health" {
+			return check
+		}
+	}
+	c.Fatalf("the catalog has no health check of %s", c.name)
+	return nil
+}
+
 // withoutStatus registers the check with the status that a registration has by default.
 func withoutStatus(r *api.AgentServiceRegistration) { r.Check.Status = "" }
 
@@ -95,6 +133,34 @@ var checkCases = []consulCase{
 		is(c, "service tags", fmt.Sprint(check.ServiceTags), "[tag]")
 		is(c, "node", check.Node, c.node())
 		is(c, "the agent's status", c.agentCheck().Status, api.HealthPassing)
+	}},
+	{"an HTTP check is run, and says what was answered", func(c *consulUser) {
+		address, answer := c.healthy()
+		c.register(time.Minute, withHealth(c, address))
+		is(c, "status before the first answer", c.healthCheck().Status, api.HealthCritical)
+		is(c, "type", c.healthCheck().Type, "http")
+		for status, code := range map[string]int32{
+			api.HealthPassing: http.StatusOK, api.HealthWarning: http.StatusTooManyRequests, api.HealthCritical: http.StatusServiceUnavailable,
+		} {
+			answer.Store(code)
+			c.eventually(func() bool { return c.healthCheck().Status == status })
+			want := fmt.Sprintf("HTTP GET %s: %d %s Output: as asked", address, code, http.StatusText(int(code)))
+			c.eventually(func() bool { return c.healthCheck().Output == want })
+		}
+	}},
+	{"a session bound to the TTL check outlives a failing HTTP check", func(c *consulUser) {
+		address, answer := c.healthy()
+		c.register(time.Minute, withHealth(c, address))
+		id, _, err := c.api.Session().Create(&api.SessionEntry{TTL: "60s", Behavior: api.SessionBehaviorDelete, ServiceChecks: []api.ServiceCheck{{ID: c.name}}}, c.write())
+		c.must(err, "create a session")
+		c.eventually(func() bool { return c.healthCheck().Status == api.HealthPassing })
+		answer.Store(http.StatusServiceUnavailable)
+		c.eventually(func() bool { return c.healthCheck().Status == api.HealthCritical })
+		info, _, err := c.api.Session().Info(id, c.query())
+		c.must(err, "read the session")
+		is(c, "the session is there", info != nil, true)
+		_, err = c.api.Session().Destroy(id, c.write())
+		c.must(err, "destroy the session")
 	}},
 	{"an update's output and status show at once", func(c *consulUser) {
 		c.register(time.Minute)

@@ -334,6 +334,19 @@ var blockingCases = []consulCase{
 		c.stillWaiting(answer)
 		is(c, "index", <-answer.after(func() { c.put("x/b", "1") }), c.get("x/b").ModifyIndex)
 	}},
+	{"a read of keys alone waits, too", func(c *consulUser) {
+		c.put("x/a", "1")
+		_, meta, err := c.api.KV().Keys(c.key("x/"), "", c.query())
+		c.must(err, "keys")
+		seen := c.inBackground(func() (uint64, error) {
+			_, meta, err := c.api.KV().Keys(c.key("x/"), "", c.after(meta.LastIndex, longWait))
+			if err != nil {
+				return 0, err
+			}
+			return meta.LastIndex, nil
+		})
+		c.atLeast(<-seen.after(func() { c.put("x/a", "2") }), meta.LastIndex+1)
+	}},
 	{"a read of a prefix waits for a deletion under it", func(c *consulUser) {
 		c.put("x/a", "1")
 		at := c.put("x/b", "1").ModifyIndex

@@ -106,6 +106,38 @@ var txnCases = []consulCase{
 		is(c, "session", c.get("a").Session, "")
 		is(c, "value", string(c.get("a").Value), "free")
 	}},
+	{"the holder locks again and writes, beside a guard at its index", func(c *consulUser) {
+		id := c.session()
+		made := c.commit(c.op(api.KVCAS, "guard", withValue("1")), c.op(api.KVLock, "a", bySession(id), withValue("one")))
+		results := c.commit(c.op(api.KVCAS, "guard", withValue("2"), atIndex(made[0].ModifyIndex)), c.op(api.KVLock, "a", bySession(id), withValue("one, two")))
+		is(c, "lock index", results[1].LockIndex, made[1].LockIndex)
+		is(c, "value", string(c.get("a").Value), "one, two")
+		c.sameFailures(c.fail(c.op(api.KVCAS, "guard", withValue("3"), atIndex(made[0].ModifyIndex)), c.op(api.KVLock, "a", bySession(id), withValue("three"))),
+			fmt.Sprintf(`0: failed to set key %q, index is stale`, c.key("guard")))
+		is(c, "value after a stale guard", string(c.get("a").Value), "one, two")
+	}},
+	{"a lock is given up and removed at once, by its holder alone", func(c *consulUser) {
+		id, other := c.session(), c.session()
+		c.acquire("a", id, "mine")
+		c.fail(c.op(api.KVUnlock, "a", bySession(other)), c.op(api.KVDelete, "a"))
+		is(c, "session", c.get("a").Session, id)
+		c.commit(c.op(api.KVUnlock, "a", bySession(id)), c.op(api.KVDelete, "a"))
+		if c.find("a") != nil {
+			c.Error("the key is still there")
+		}
+		c.commit(c.op(api.KVLock, "a", bySession(other)))
+	}},
+	{"a lock that its session lost is removed at the index of that", func(c *consulUser) {
+		id := c.session()
+		c.acquire("a", id, "mine")
+		held := c.get("a").ModifyIndex
+		c.destroy(id)
+		lost := c.get("a")
+		is(c, "session", lost.Session, "")
+		is(c, "value", string(lost.Value), "mine")
+		c.fail(c.op(api.KVDeleteCAS, "a", atIndex(held)))
+		c.commit(c.op(api.KVDeleteCAS, "a", atIndex(lost.ModifyIndex)))
+	}},
 	{"a transaction of reads may be stale or consistent", func(c *consulUser) {
 		c.put("a", "1")
 		for _, options := range []*api.QueryOptions{{AllowStale: true}, {RequireConsistent: true}} {

@@ -215,8 +215,14 @@ var variableCases = []nomadCase{
 // runFile runs testtask by the shipped specification to a successful end.
 func (t *nomadTest) runFile(task, variables string) *api.Allocation {
 	t.Helper()
+	return t.awaitAlloc(t.startFile(task, variables), "complete")
+}
+
+// startFile begins to run testtask by the shipped specification, and returns the child's id.
+func (t *nomadTest) startFile(task, variables string) string {
+	t.Helper()
 	job := t.parse(t.JobFile, t.Variables+"\ncores = 0\ncpu = 50\nenv = { TESTTASK = \""+task+"\" }\n"+variables)
 	job.ID, job.Name = new(t.prefix+"-run"), new(t.prefix+"-run")
 	t.register(job)
-	return t.awaitAlloc(t.dispatch(job, "{}", "").DispatchedJobID, "complete")
+	return t.dispatch(job, "{}", "").DispatchedJobID
 }

@@ -1,8 +1,12 @@
 package contract
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -72,7 +76,30 @@ var lifecycleCases = []nomadCase{
 	}},
 	{name: "limits of the shipped file", driver: "docker", test: func(t *nomadTest) {
 		alloc := t.runFile("limits", "memory = 64\npids = 77\n")
-		t.sameLog(alloc, "stdout", "memory 67108864\npids 77\nroot read-only\n/tmp writable\n/local writable\ncapabilities 0000000000000000\nno new privileges 1\n")
+		t.sameLog(alloc, "stdout", "memory 67108864\npids 77\nroot read-only\n/tmp writable\n/local writable\ncapabilities 00000000000000e0\nno new privileges 1\n")
+	}},
+	{name: "the shipped file's port", test: func(t *nomadTest) {
+		alloc := t.runFile("env NOMAD_PORT_health NOMAD_HOST_PORT_health NOMAD_ADDR_health NOMAD_HOST_ADDR_health", "memory = 64\n")
+		ports := alloc.AllocatedResources.Shared.Ports
+		if len(ports) != 1 || ports[0].Label != "health" || ports[0].Value < 20000 || ports[0].Value > 32000 {
+			t.Fatalf("ports %+v", ports)
+		}
+		port, address := strconv.Itoa(ports[0].Value), net.JoinHostPort(ports[0].HostIP, strconv.Itoa(ports[0].Value))
+		t.sameLog(alloc, "stdout", fmt.Sprintf("NOMAD_PORT_health=%s\nNOMAD_HOST_PORT_health=%s\nNOMAD_ADDR_health=%s\nNOMAD_HOST_ADDR_health=%s\n", port, port, address, address))
+	}},
+	{name: "the shipped file's port reaches the task", test: func(t *nomadTest) {
+		child := t.startFile("serve NOMAD_PORT_health", "memory = 64\n")
+		port := t.awaitAlloc(child, "running").AllocatedResources.Shared.Ports[0]
+		t.eventually("hello", func() bool {
+			conn, err := net.Dial("tcp", net.JoinHostPort(port.HostIP, strconv.Itoa(port.Value)))
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+			said, err := io.ReadAll(conn)
+			return err == nil && string(said) == "hello\n"
+		})
+		t.awaitAlloc(child, "complete")
 	}},
 	{name: "command that isn't there", test: func(t *nomadTest) {
 		job := t.job("exit", "0")

@@ -106,8 +106,10 @@ func (o *Orchestrator) evidence(ctx context.Context, a work.AttemptID, end work.
 	return end, nil
 }
 
-// cleanup removes what an ended attempt left behind: its session, so that its
-// locks are free at once, and its child, once the logs are kept.
+// cleanup removes what an ended attempt left behind: its session, and its child,
+// once the logs are kept. A worker that ended by itself has given its locks up;
+// of another nobody knows whether its last push is over, so those are free after
+// the lock delay.
 func (o *Orchestrator) cleanup(ctx context.Context, e *entry, a work.AttemptID) {
 	o.mu.Lock()
 	busy := o.cleaning[a]

@@ -208,6 +208,7 @@ var endAdvice = map[work.Reason]string{
 	work.ReasonStartFailed:      "No container of it would start: drover doctor checks image, driver and room; then drover retry.",
 	work.ReasonGitAuthFailed:    "The git server refused the credentials in the worker's Nomad variable: renew them, then drover retry.",
 	work.ReasonRateLimited:      "It was told to wait for too long: see to the limits of the model or the forge, then drover retry.",
+	work.ReasonLocked:           "Its paths were held by another attempt for too long: drover locks list says by whose; then drover retry.",
 	work.ReasonBudgetExceeded:   "It used up its budget: look at what it did so far, raise the budget, then drover retry.",
 }
 

@@ -295,7 +295,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 			if task == string(work.ReasonRateLimited) {
 				spec.Queue = "codex" // it slows its queue down
 			}
-			spec.Task, spec.Retry = task, &work.RetryOverride{MaxRetries: &none, MaxRequeues: &none, MaxStartFailures: &none, Actions: map[work.Reason]work.Action{work.ReasonRateLimited: work.ActFail}}
+			spec.Task, spec.Retry = task, &work.RetryOverride{MaxRetries: &none, MaxRequeues: &none, MaxStartFailures: &none, Actions: map[work.Reason]work.Action{work.ReasonRateLimited: work.ActFail, work.ReasonLocked: work.ActFail}}
 		})[0]
 	}
 	for task, texts := range map[string][]string{
@@ -315,7 +315,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 		id := give(string(reason))
 		item := c.await(id, func(item work.Item) error {
 			if !item.State.Terminal() {
-				return fmt.Errorf("%s", item.State)
+				return fmt.Errorf("item of %s is %s: %s", reason, item.State, item.Why)
 			}
 			return nil
 		})

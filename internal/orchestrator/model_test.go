@@ -92,6 +92,8 @@ type step struct {
 var happenings = []string{
 	"submit", "submit", "place", "place", "complete", "complete", "stuck", "agent_error", "crash", "oom", "exit_silently",
 	"node_lost", "twin", "stop_by_hand", "purge_by_hand", "go_silent", "late_result", "duplicate_event", "lose_events", "hear_events",
+	"submit_paths", "submit_paths", "submit_paths", "submit_dependant", "submit_key", "git_auth_failed", "rate_limited", "lock", "unlock",
+	"pause", "resume", "trip", "reset",
 	"kill_leader", "kill_leader", "nomad_down", "nomad_up", "consul_down", "consul_up", "cancel", "second", "minute", "hour",
 }
 
@@ -103,8 +105,16 @@ type model struct {
 	done   chan struct{}
 	ids    []string // acknowledged
 
-	inFlight int // at a time; a few if zero
+	inFlight int                        // at a time; a few if zero
+	config   func(*orchestrator.Config) // changes it; may be nil
 }
+
+// What submissions of the model are about.
+var (
+	modelRepositories = []string{"https://git.example.org/a/b.git", "https://git.example.org/c/d.git"}
+	modelPaths        = [][]string{{"src"}, {"src/main.go"}, {"docs", "src/lib"}, {"docs"}, {"."}, {"**/*.md"}}
+	modelQueues       = []string{work.DefaultQueue, "patient"}
+)
 
 func (m *model) lead() {
 	m.mu.Lock()
@@ -116,10 +126,15 @@ func (m *model) lead() {
 	m.done = make(chan struct{})
 	d := defaults()
 	d.Resources.MemoryMaxMB = 300
-	m.o = orchestrator.New(orchestrator.Config{
+	cfg := orchestrator.Config{
 		MaxInFlight: max(m.inFlight, 4), Queues: map[string]orchestrator.Queue{work.DefaultQueue: {}, "patient": patient}, Defaults: d, Retry: work.DefaultRetryPolicy(), Breaker: work.DefaultBreakerPolicy(),
+		Retention:      orchestrator.Retention{Keep: 2},
 		ReconcileEvery: 30 * time.Second,
-	}, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
+	}
+	if m.config != nil {
+		m.config(&cfg)
+	}
+	m.o = orchestrator.New(cfg, m.world, ledger{m.world, term}, cutOff{m.world, term}, hclog.NewNullLogger())
 	go func(o *orchestrator.Orchestrator, done chan struct{}) {
 		defer close(done)
 		_ = o.Run(ctx) // ends with the term
@@ -165,31 +180,64 @@ func (m *model) kill() {
 	m.lead()
 }
 
-func (m *model) apply(s step) {
-	switch s.what {
+func (m *model) apply(st step) {
+	switch st.what {
 	case "submit":
 		m.submit()
+	case "submit_paths":
+		m.submit(func(s *work.Spec) {
+			s.Repository, s.Paths = modelRepositories[st.n/4], modelPaths[st.n%len(modelPaths)]
+			s.Queue = modelQueues[st.n%len(modelQueues)]
+		})
+	case "submit_dependant":
+		if len(m.ids) > 0 {
+			m.submit(func(s *work.Spec) { s.DependsOn = []string{m.ids[st.n%len(m.ids)]} })
+		}
+	case "submit_key":
+		m.submit(func(s *work.Spec) { s.UniqueKey = fmt.Sprint("key", st.n%2) })
+	case "pause", "resume", "trip", "reset":
+		m.operate(st.what, st.n)
 	case "cancel":
-		m.cancelOne(s.n)
+		m.cancelOne(st.n)
 	case "kill_leader":
 		m.kill()
 	case "second", "minute", "hour":
-		time.Sleep(map[string]time.Duration{"second": time.Second, "minute": time.Minute, "hour": time.Hour}[s.what])
+		time.Sleep(map[string]time.Duration{"second": time.Second, "minute": time.Minute, "hour": time.Hour}[st.what])
 	default:
 		m.mu.Lock()
-		m.happen(s)
+		m.happen(st)
 		m.mu.Unlock()
 	}
 	synctest.Wait()
 }
 
-func (m *model) submit() {
+func (m *model) submit(change ...func(*work.Spec)) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	id := work.NewID(time.Now())
-	spec := work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x"}
-	if _, err := m.o.Submit(ctx, []control.Submission{{ID: id, Spec: spec}}); err == nil {
+	spec := work.Spec{Repository: modelRepositories[0], Task: "x"}
+	for _, f := range change {
+		f(&spec)
+	}
+	items, err := m.o.Submit(ctx, []control.Submission{{ID: id, Spec: spec}})
+	if err == nil && items[0].ID == id { // another one may have its key
 		m.ids = append(m.ids, id)
+	}
+}
+
+// operate does what an operator does to a queue or a breaker.
+func (m *model) operate(what string, n int) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	queue, repository := modelQueues[n%len(modelQueues)], modelRepositories[n%len(modelRepositories)]
+	switch what {
+	case "pause", "resume":
+		to := map[string]work.QueueState{"pause": work.QueuePaused, "resume": work.QueueActive}[what]
+		_, _ = m.o.MoveQueue(ctx, queue, control.QueueTransition{State: to, By: "the model"}) // while Consul is down it fails
+	case "trip":
+		_, _ = m.o.TripBreaker(ctx, control.Trip{Repository: repository, For: work.Duration(time.Duration(n) * time.Minute)})
+	case "reset":
+		_, _ = m.o.ResetBreaker(ctx, repository)
 	}
 }
 
@@ -221,6 +269,13 @@ func (m *model) happen(s step) {
 		if len(m.ids) > 0 {
 			m.reportLate(work.NewAttemptID(m.ids[s.n%len(m.ids)], 1))
 		}
+	case "lock":
+		if found := m.alive(work.ClientRunning); len(found) > 0 {
+			m.lock(found[s.n%len(found)].child.Attempt, modelPaths[s.n%len(modelPaths)])
+		}
+	case "unlock":
+		clear(m.locks)
+		m.bump()
 	case "place":
 		if found := m.alive(work.ClientPending); len(found) > 0 && !m.consulDown {
 			pick := found[s.n%len(found)]
@@ -232,6 +287,19 @@ func (m *model) happen(s step) {
 			m.happenTo(s.what, pick.child, pick.i)
 		}
 	}
+}
+
+// lock has a worker that holds its claim lock paths. The caller holds mu.
+func (m *model) lock(a work.AttemptID, paths []string) {
+	if !m.sessions[m.claims[a].Session] {
+		return
+	}
+	lock := work.Lock{Repository: work.RepositoryKey(m.item(a.Item()).Spec.Repository), Item: a.Item(), Attempt: a}
+	for _, path := range paths {
+		lock.Paths = append(lock.Paths, work.HeldPath{Path: path, Since: time.Now()})
+	}
+	m.locks[a] = lock
+	m.bump()
 }
 
 // reportLate reports an item's first attempt for an allocation that nobody knows,
@@ -249,9 +317,12 @@ func (m *model) reportLate(a work.AttemptID) {
 func (m *model) happenTo(what string, child *work.Child, i int) {
 	a := child.Allocations[i]
 	switch what {
-	case "complete", "stuck", "agent_error":
+	case "complete", "stuck", "agent_error", "git_auth_failed", "rate_limited":
 		if !m.consulDown && m.claims[a.Attempt].Allocation == a.ID && !m.claims[a.Attempt].Ended {
-			reason := map[string]work.Reason{"complete": work.ReasonCompleted, "stuck": work.ReasonStuck, "agent_error": work.ReasonAgentError}[what]
+			reason := work.Reason(what)
+			if what == "complete" {
+				reason = work.ReasonCompleted
+			}
 			m.reported[a.Attempt] = reason
 			m.report(a, reason)
 			m.exit(child, i, 0, false)
@@ -273,6 +344,7 @@ func (m *model) happenTo(what string, child *work.Child, i int) {
 	case "go_silent":
 		if _, ok := m.critical[a.Attempt]; ok {
 			m.critical[a.Attempt] = true
+			delete(m.locks, a.Attempt)
 			delete(m.sessions, m.claims[a.Attempt].Session)
 			m.bump()
 		}
@@ -284,7 +356,7 @@ func (m *model) check() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, id := range m.ids {
-		if _, ok := m.items[id]; !ok {
+		if _, ok := m.items[id]; !ok && m.removed[id] == "" {
 			m.fault("acknowledged item %s is lost", id)
 		}
 	}
@@ -310,8 +382,13 @@ func (m *model) settle() error {
 		for _, pick := range m.alive(work.ClientRunning) {
 			m.happenTo("complete", pick.child, pick.i)
 		}
+		clear(m.locks)
 		m.bump()
 		m.mu.Unlock()
+		for n := range 2 {
+			m.operate("resume", n)
+			m.operate("reset", n)
+		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		if m.finished() == nil {
@@ -326,6 +403,9 @@ func (m *model) finished() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, id := range m.ids {
+		if m.removed[id] != "" {
+			continue
+		}
 		if item := m.item(id); !item.State.Terminal() {
 			return fmt.Errorf("item %s is still %s: %s", id, item.State, item.Why)
 		}

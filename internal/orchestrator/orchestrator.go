@@ -172,7 +172,7 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		o.log.Warn("first comparison failed, trying again", "error", err)
 		nudge(o.look)
 	}
-	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.reconcileLoop, o.retentionLoop} {
+	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop} {
 		group.Go(func() error { return loop(ctx) })
 	}
 	return group.Wait()
@@ -290,7 +290,7 @@ func (o *Orchestrator) place(e *entry) {
 		} else {
 			o.queue.Remove(item.ID)
 		}
-	case item.State.Terminal():
+	case item.State.Terminal() && !item.IsPublishing():
 		delete(o.open, item.ID)
 		o.queue.Remove(item.ID)
 		o.settleDependants(item.ID)
@@ -306,8 +306,11 @@ func entryOf(item *work.Item) queue.Entry {
 		ID: item.ID, Queue: item.Spec.Queue, Repository: work.RepositoryKey(item.Spec.Repository), Priority: *item.Spec.Priority,
 		Since: item.CreatedAt, NotBefore: item.NotBefore, Paths: item.Spec.PathSet(), Attempt: len(item.Attempts),
 	}
-	if item.State == work.StateQueued {
+	switch {
+	case item.State == work.StateQueued:
 		e.Attempt++
+	case item.IsPublishing():
+		e.Paths = work.PathSet{} // its work is done
 	}
 	if item.Spec.NotBefore.After(e.Since) {
 		e.Since = item.Spec.NotBefore

@@ -67,7 +67,7 @@ func (o *Orchestrator) carryOut(ctx context.Context, e *entry, order control.Ord
 		end := work.Ending{Reason: work.ReasonKilledByOperator, Detail: "killed by " + by.String(), NoRetry: order.NoRetry, Key: order.Key}
 		return current.ID, o.end(ctx, e, current.ID, end)
 	case control.Requeue:
-		if underWay {
+		if underWay && !item.IsPublishing() {
 			end := work.Ending{Reason: work.ReasonKilledByOperator, Detail: "requeued by " + by.String(), Requeue: true, Key: order.Key}
 			return current.ID, o.end(ctx, e, current.ID, end)
 		}
@@ -138,6 +138,8 @@ func (o *Orchestrator) removeItem(ctx context.Context, e *entry, order control.O
 		return item, fmt.Errorf("remove item %s: %w", item.ID, err)
 	case !item.State.Terminal():
 		return item, fmt.Errorf("item %s is %s again: %w", item.ID, item.State, work.ErrConflict)
+	case item.IsPublishing():
+		return item, fmt.Errorf("the pull request of item %s is being made: wait for it, or kill the attempt: %w", item.ID, work.ErrConflict)
 	}
 	if other := o.dependantOf(item.ID); other != "" {
 		return item, fmt.Errorf("item %s depends on item %s: %w", other, item.ID, work.ErrConflict)

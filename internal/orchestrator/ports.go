@@ -21,13 +21,19 @@ type Store interface {
 	Progress(ctx context.Context, a work.AttemptID) (*work.Progress, error)
 	Result(ctx context.Context, a work.AttemptID) (*work.Result, error)
 	Logs(ctx context.Context, a work.AttemptID) (*work.KeptLogs, error)
-	// Results and Heartbeats block until there is something else than at index.
+	// Results, Heartbeats and Locks block until there is something else than at index.
 	Results(ctx context.Context, index uint64) ([]work.Result, uint64, error)
 	Heartbeats(ctx context.Context, index uint64) ([]work.Heartbeat, uint64, error)
+	Locks(ctx context.Context, index uint64) ([]work.Lock, uint64, error)
 	Tokens(ctx context.Context) ([]work.Token, error)
 	// Token returns one, or work.ErrNotFound.
 	Token(ctx context.Context, id string) (work.Token, error)
-	// EndSession frees what an ended attempt's worker held; idempotent.
+	// FreeLost removes the locks whose holder's session has been gone for work.LockDelay.
+	FreeLost(ctx context.Context) error
+	// BreakLock ends the session of a lock's holder; idempotent.
+	BreakLock(ctx context.Context, lock work.Lock) error
+	// EndSession ends an ended attempt's session: what it still holds is free after
+	// work.LockDelay; idempotent.
 	EndSession(ctx context.Context, claim work.Claim) error
 }
 

@@ -78,7 +78,10 @@ func (o *Orchestrator) outlived(now time.Time) (over []*work.Item) {
 		return nil // it is not known yet what Nomad still has
 	}
 	for _, item := range items {
-		if item.State.Terminal() {
+		switch {
+		case item.IsPublishing() || !item.PublishAt.IsZero():
+			continue // its pull request is still to come
+		case item.State.Terminal():
 			over = append(over, item)
 			continue
 		}

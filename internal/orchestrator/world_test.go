@@ -31,6 +31,7 @@ type world struct {
 	lossy      bool // events get lost
 
 	items    map[string][]byte
+	open     map[string]work.Item  // with an open attempt
 	removed  map[string]work.State // as they were stored last
 	queues   map[string]work.QueueRecord
 	breakers map[string]work.Breaker
@@ -39,6 +40,7 @@ type world struct {
 	claims   map[work.AttemptID]work.Claim
 	claimAt  map[work.AttemptID]uint64
 	critical map[work.AttemptID]bool
+	locks    map[work.AttemptID]work.Lock
 	sessions map[string]bool
 	children map[string]*work.Child
 	tokens   map[work.AttemptID]string      // idempotency tokens live as long as the child
@@ -52,9 +54,9 @@ type world struct {
 
 func newWorld() *world {
 	return &world{
-		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, removed: map[string]work.State{}, queues: map[string]work.QueueRecord{}, breakers: map[string]work.Breaker{}, results: map[work.AttemptID]work.Result{},
+		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, open: map[string]work.Item{}, removed: map[string]work.State{}, queues: map[string]work.QueueRecord{}, breakers: map[string]work.Breaker{}, results: map[work.AttemptID]work.Result{},
 		progress: map[work.AttemptID]work.Progress{}, claims: map[work.AttemptID]work.Claim{}, claimAt: map[work.AttemptID]uint64{},
-		critical: map[work.AttemptID]bool{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
+		critical: map[work.AttemptID]bool{}, locks: map[work.AttemptID]work.Lock{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
 		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{}, reported: map[work.AttemptID]work.Reason{},
 	}
 }
@@ -156,6 +158,18 @@ func (w *world) Heartbeats(ctx context.Context, index uint64) (beats []work.Hear
 	return beats, next, err
 }
 
+func (w *world) Locks(ctx context.Context, index uint64) (locks []work.Lock, next uint64, err error) {
+	next, err = w.wait(ctx, index, func() { locks = slices.Collect(maps.Values(w.locks)) })
+	return locks, next, err
+}
+
+// FreeLost has nothing to do: EndSession of this world frees at once.
+func (w *world) FreeLost(context.Context) error { return nil }
+
+func (w *world) BreakLock(_ context.Context, lock work.Lock) error {
+	return w.read(&w.consulDown, func() { delete(w.sessions, lock.Session) })
+}
+
 // wait is a blocking query.
 func (w *world) wait(ctx context.Context, index uint64, f func()) (uint64, error) {
 	for {
@@ -183,6 +197,7 @@ func (w *world) wait(ctx context.Context, index uint64, f func()) (uint64, error
 func (w *world) EndSession(_ context.Context, claim work.Claim) error {
 	return w.read(&w.consulDown, func() {
 		delete(w.sessions, claim.Session)
+		delete(w.locks, claim.Attempt)
 		delete(w.critical, claim.Attempt)
 	})
 }
@@ -277,11 +292,17 @@ func (w *world) put(item work.Item) {
 		if before.State.Terminal() && before.State != item.State {
 			w.fault("item %s went from %s to %s", item.ID, before.State, item.State)
 		}
+		if len(item.Attempts) > len(before.Attempts) && !item.IsPublishing() {
+			w.checkStart(item)
+		}
 		for i, a := range before.Attempts {
 			if a.State.Terminal() && (item.Attempts[i].State != a.State || item.Attempts[i].Reason != a.Reason) {
 				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, item.Attempts[i].State, item.Attempts[i].Reason)
 			}
 		}
+	}
+	if item.Spec.UniqueKey != "" {
+		w.checkKey(item)
 	}
 	open := 0
 	for _, a := range item.Attempts {
@@ -294,14 +315,61 @@ func (w *world) put(item work.Item) {
 		}
 		w.checkEnd(a)
 	}
-	if open > 1 || item.State.Terminal() && open > 0 {
+	if open > 1 || item.State.Terminal() && open > 0 && !item.IsPublishing() {
 		w.fault("item %s is %s with %d open attempts", item.ID, item.State, open)
+	}
+	delete(w.open, item.ID)
+	if open > 0 && !item.IsPublishing() {
+		w.open[item.ID] = item
 	}
 	data, err := json.Marshal(item)
 	if err != nil {
 		panic(err)
 	}
 	w.items[item.ID] = data
+}
+
+// checkStart checks that an item's new attempt may begin now.
+func (w *world) checkStart(item work.Item) {
+	if w.queues[item.Spec.Queue].State == work.QueuePaused {
+		w.fault("item %s was dispatched, its queue %s is paused", item.ID, item.Spec.Queue)
+	}
+	repository := work.RepositoryKey(item.Spec.Repository)
+	switch b := w.breakers[repository]; {
+	case b.State == work.BreakerOpen && !b.MayTry(time.Now()):
+		w.fault("item %s was dispatched, the breaker of %s is open", item.ID, repository)
+	case b.State == work.BreakerHalfOpen && b.Trial != "" && !w.over(b.Trial):
+		w.fault("item %s was dispatched beside %s, which is to show whether it is any better", item.ID, b.Trial)
+	}
+	for _, id := range item.Spec.DependsOn {
+		if state, gone := w.removed[id]; !gone && w.item(id).State != work.StateCompleted || gone && state != work.StateCompleted {
+			w.fault("item %s was dispatched, and %s, on which it depends, has not completed", item.ID, id)
+		}
+	}
+	for _, id := range sortedKeys(w.open) {
+		other := w.open[id]
+		if id != item.ID && work.RepositoryKey(other.Spec.Repository) == repository && other.Spec.PathSet().Overlaps(item.Spec.PathSet()) {
+			w.fault("item %s with %s was dispatched beside %s with %s", item.ID, item.Spec.PathSet(), id, other.Spec.PathSet())
+		}
+	}
+}
+
+// over reports whether an attempt has ended.
+func (w *world) over(a work.AttemptID) bool {
+	if _, ok := w.items[a.Item()]; !ok {
+		return true
+	}
+	item := w.item(a.Item())
+	return item.Attempt(a.Number()).State.Terminal()
+}
+
+// checkKey checks that no other item has the item's unique key.
+func (w *world) checkKey(item work.Item) {
+	for _, id := range sortedKeys(w.items) {
+		if other := w.item(id); item.Spec.UniqueKey != "" && id != item.ID && other.Spec.UniqueKey == item.Spec.UniqueKey && other.Spec.Queue == item.Spec.Queue {
+			w.fault("items %s and %s have the same unique key", id, item.ID)
+		}
+	}
 }
 
 // checkEnd checks an ended attempt against what really became of its worker:

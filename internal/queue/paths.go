@@ -106,18 +106,14 @@ func (r *repo) blocker(c *class, now time.Time) *parking {
 
 // reservation returns the class for which paths that c wants are reserved, nil if there is none.
 func (r *repo) reservation(c *class, now time.Time) *class {
-	reserved := 0
 	for _, first := range r.claims {
-		if first == c || now.Sub(first.since) < ReserveAfter || reserved == maxReservations {
-			return nil // c came before the rest
-		}
 		if first.lane.line.gate == Shut {
 			continue
 		}
-		reserved++
-		if first.paths.Overlaps(c.paths) {
+		if first != c && now.Sub(first.since) >= ReserveAfter && first.paths.Overlaps(c.paths) {
 			return first
 		}
+		return nil
 	}
 	return nil
 }
@@ -198,7 +194,9 @@ func (r *repo) holders(p *place, now time.Time) []Holder {
 	}
 	var found []Holder
 	add := func(who Holder, paths work.PathSet) {
-		if path, overlaps := p.Paths.Overlap(paths); overlaps {
+		path, overlaps := p.Paths.Overlap(paths)
+		known := slices.ContainsFunc(found, func(h Holder) bool { return h.Item == who.Item && h.Attempt == who.Attempt })
+		if overlaps && !known { // an attempt locks what it declared, too
 			who.Paths = []string{path}
 			found = append(found, who)
 		}

@@ -29,12 +29,10 @@ import (
 const AgePerPoint = time.Hour
 
 // ReserveAfter is how long an item waits on paths alone before those that come
-// after it, and whose paths overlap, have to wait for it.
-const ReserveAfter = 15 * time.Minute
-
-// maxReservations bounds how many sets of paths are reserved in a repository at a
-// time. The first of them runs as soon as those end that have its paths now.
-const maxReservations = 8
+// after it, and whose paths overlap, have to wait for it. While paths are reserved
+// and not yet free they stand idle, so in each repository only those are reserved
+// that were waited for the longest: the next ones follow when these are had.
+const ReserveAfter = 30 * time.Minute
 
 // Entry is what the queue needs to know of an item.
 type Entry struct {

@@ -152,8 +152,11 @@ func (m *Metrics) Applied(before, after *work.Item) {
 	case !was.State.Terminal() && is.State.Terminal():
 		m.attemptEnded(before, after, is)
 	}
-	if !before.State.Terminal() && after.State.Terminal() {
+	switch {
+	case !before.State.Terminal() && after.State.Terminal():
 		m.itemEnded(after)
+	case before.PR.Status != after.PR.Status && before.State.Terminal(): // made again
+		m.pullRequests.WithLabelValues(string(after.PR.Status)).Inc()
 	}
 }
 

@@ -114,6 +114,10 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 		err = next.move(StateFailed, fmt.Sprintf("not dispatched within %s", next.Spec.Limits.QueueTimeout), "", now)
 	case DependencyEnded:
 		err = next.dependencyEnded(e, now)
+	case PublishAsked:
+		err = next.publishAsked(now)
+	case Publishing:
+		err = next.publish(now)
 	default:
 		err = next.order(event, now)
 	}
@@ -169,16 +173,19 @@ func (i *Item) dispatched(e Dispatched, now time.Time) error {
 		return fmt.Errorf("attempt %s already runs as %s: %w", e.Attempt, a.Child, ErrConflict)
 	}
 	a.Child, a.DispatchedAt, a.Adopted = e.Child, now, e.Adopted
+	if a.Publish {
+		return nil
+	}
 	i.Why = fmt.Sprintf("attempt %d waits for its container", a.Number)
 	return nil
 }
 
 func (i *Item) waiting(e Waiting) error {
-	if _, err := i.current(e.Attempt); err != nil {
-		return err
+	a, err := i.current(e.Attempt)
+	if err == nil && !a.Publish {
+		i.Why = e.For
 	}
-	i.Why = e.For
-	return nil
+	return err
 }
 
 func (i *Item) started(e Started, now time.Time) error {
@@ -188,6 +195,10 @@ func (i *Item) started(e Started, now time.Time) error {
 	}
 	if err := CheckAttemptTransition(a.State, AttemptRunning); err != nil {
 		return err
+	}
+	if a.Publish {
+		a.State, a.Allocation, a.Node, a.StartedAt = AttemptRunning, e.Allocation, e.Node, e.At
+		return nil
 	}
 	if err := i.move(StateInProgress, fmt.Sprintf("attempt %d runs on %s", a.Number, e.Node), "", now); err != nil {
 		return err
@@ -202,6 +213,9 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 		return err
 	}
 	end := e.Ending
+	if a.Publish {
+		return i.published(a, end, now)
+	}
 	decision := policy.Next(*i, end, now)
 	if err := a.end(end, now); err != nil {
 		return err
@@ -217,6 +231,10 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 		i.PR.Status = PRNone
 	}
 	i.Reason = end.Reason
+	if decision.State == StateCompleted {
+		i.planPublish(now)
+		decision.Why += i.publishedWhy()
+	}
 	return i.move(decision.State, fmt.Sprintf("%s: %s; %s", end.Reason, end.Detail, decision.Why), end.Key, now)
 }
 

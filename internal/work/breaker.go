@@ -71,7 +71,7 @@ func DefaultBreakerWeights() map[Reason]float64 {
 
 // neverCounts are the reasons that no table may have.
 var neverCounts = []Reason{
-	ReasonCompleted, ReasonRateLimited, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonKilledByOperator, ReasonCancelled,
+	ReasonCompleted, ReasonRateLimited, ReasonLocked, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonKilledByOperator, ReasonCancelled,
 }
 
 // DefaultBreakerPolicy opens at four failures of five, for five minutes at first.

@@ -34,6 +34,10 @@ type Item struct {
 	// Finished is a result of an attempt that died between push and pull
 	// request: the next attempt only publishes.
 	Finished *Result `json:"finished,omitempty"`
+	// PublishAt is when the pull request of completed work is made again,
+	// PublishTries how often that has failed since a person last asked for it.
+	PublishAt    time.Time `json:"publish_at,omitzero"`
+	PublishTries int       `json:"publish_tries,omitempty"`
 
 	Attempts []Attempt    `json:"attempts,omitempty"`
 	History  []Transition `json:"history,omitempty"`
@@ -45,6 +49,7 @@ type Item struct {
 type Attempt struct {
 	ID           AttemptID    `json:"id"`
 	Number       int          `json:"number"`
+	Publish      bool         `json:"publish,omitempty"` // it only makes the pull request of completed work
 	State        AttemptState `json:"state"`
 	Reason       Reason       `json:"reason,omitempty"`
 	Detail       string       `json:"detail,omitempty"`
@@ -153,6 +158,11 @@ func (i *Item) Envelope(kvPrefix string) Envelope {
 		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, CostUSD: i.CostUSD, Finished: i.Finished},
 	}
 	e.Spec.Resources.MemoryMB = i.MemoryMB
+	e.Resume.Spent = i.spent()
+	if i.IsPublishing() {
+		e.Resume.Finished, e.Resume.PublishOnly = i.completedResult(), true
+		return e
+	}
 	if n := len(i.Attempts); n > 1 {
 		last := i.Attempts[n-2]
 		e.Resume.LastReason, e.Resume.LastDetail = last.Reason, last.Detail
@@ -161,6 +171,16 @@ func (i *Item) Envelope(kvPrefix string) Envelope {
 		}
 	}
 	return e
+}
+
+// spent is the wall clock of the attempts that have worked on the item and ended.
+func (i *Item) spent() (d Duration) {
+	for _, a := range i.Attempts {
+		if !a.Publish && !a.StartedAt.IsZero() && a.EndedAt.After(a.StartedAt) {
+			d += Duration(a.EndedAt.Sub(a.StartedAt))
+		}
+	}
+	return d
 }
 
 // clone returns a copy whose attempts and history can be changed.

@@ -61,9 +61,9 @@ func (l Lock) Refusal(paths PathSet) *LockedError {
 
 // LockedError is an ErrLocked that names the holder.
 type LockedError struct {
-	Path   string   // that was asked for
-	Held   HeldPath // that overlaps it
-	Holder Lock
+	Path   string   `json:"path"` // that was asked for
+	Held   HeldPath `json:"held"` // that overlaps it
+	Holder Lock     `json:"holder"`
 }
 
 func (e *LockedError) Error() string {

@@ -67,6 +67,7 @@ type Result struct {
 	PeakMemoryMB int         `json:"peak_memory_mb,omitempty"`
 	OOMKills     int         `json:"oom_kills,omitempty"` // processes below the agent that the kernel killed while it went on
 	RetryAt      time.Time   `json:"retry_at,omitzero"`   // rate_limited: when the limit resets
+	NoRetry      bool        `json:"no_retry,omitempty"`  // another attempt would end the same
 
 	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
 }
@@ -85,6 +86,7 @@ type Phase string
 
 // The phases of an attempt, in order.
 const (
+	PhaseLocking   Phase = "locking"   // waits for the paths that the item declares
 	PhasePreparing Phase = "preparing" // access check, clone, branch
 	PhaseAgent     Phase = "agent"
 	PhaseTesting   Phase = "testing"
@@ -112,15 +114,18 @@ type Progress struct {
 
 // Resume tells an attempt what the ones before it did.
 type Resume struct {
-	Iteration  int     `json:"iteration,omitempty"`
-	Tokens     Tokens  `json:"tokens,omitzero"`
-	CostUSD    float64 `json:"cost_usd,omitempty"`
-	LastReason Reason  `json:"last_reason,omitempty"`
-	LastDetail string  `json:"last_detail,omitempty"`
-	LastLog    string  `json:"last_log,omitempty"` // the end of the last attempt's output, where it is kept
+	Iteration  int      `json:"iteration,omitempty"`
+	Tokens     Tokens   `json:"tokens,omitzero"`
+	CostUSD    float64  `json:"cost_usd,omitempty"`
+	Spent      Duration `json:"spent,omitempty"` // wall clock of all attempts before
+	LastReason Reason   `json:"last_reason,omitempty"`
+	LastDetail string   `json:"last_detail,omitempty"`
+	LastLog    string   `json:"last_log,omitempty"` // the end of the last attempt's output, where it is kept
 	// Conversation is the agent's, where the last attempt was cut off in it.
 	Conversation *Conversation `json:"conversation,omitempty"`
 	Finished     *Result       `json:"finished,omitempty"`
+	// PublishOnly says that the attempt is to make the pull request of Finished, and nothing else.
+	PublishOnly bool `json:"publish_only,omitempty"`
 }
 
 // Envelope is the dispatch payload: all that a worker needs to know, and no secret.

@@ -161,6 +161,9 @@ type Decision struct {
 // a pure function: the same arguments always give the same decision.
 func (p RetryPolicy) Next(item Item, end Ending, now time.Time) Decision {
 	action := p.Actions[end.Reason]
+	if end.Result != nil && end.Result.NoRetry {
+		return Decision{State: StateFailed, Why: "another attempt would end the same"}
+	}
 	if end.NoRetry && action != ActComplete && action != ActCancel {
 		return Decision{State: StateFailed, Why: "no retry was wanted"}
 	}

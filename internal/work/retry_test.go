@@ -130,6 +130,15 @@ func TestRequeuesAndStartFailuresHaveTheirOwnLimits(t *testing.T) {
 	}
 }
 
+func TestEndThatWouldRepeatItselfIsNotRetried(t *testing.T) {
+	end := work.Ending{
+		Reason: work.ReasonStartFailed, Detail: "it has submodules", Result: &work.Result{Reason: work.ReasonStartFailed, NoRetry: true},
+	}
+	if d := work.DefaultRetryPolicy().Next(running(t), end, now); d.State != work.StateFailed || d.Why != "another attempt would end the same" {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestItemAtItsIterationLimitIsNotRetried(t *testing.T) {
 	item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: work.ReasonCrashed, Detail: "died", Iteration: work.DefaultMaxIterations}})
 	if item.State != work.StateFailed {

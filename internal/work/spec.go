@@ -63,28 +63,29 @@ const MinHeartbeatTTL = Duration(10 * time.Second)
 
 // Spec is what a person asks for: everything an item is before drover acts on it.
 type Spec struct {
-	Repository string            `json:"repository"`            // URL git can clone
-	Base       string            `json:"base,omitempty"`        // branch to start from; the remote's HEAD if empty
-	CloneDepth int               `json:"clone_depth,omitempty"` // commits of history that the agent gets, for big repositories; all of it if zero
-	Task       string            `json:"task"`                  // text handed to the agent
-	Paths      []string          `json:"paths,omitempty"`       // of the repository that an attempt has for itself, see PathSet; none if empty
-	Queue      string            `json:"queue,omitempty"`       // DefaultQueue if empty
-	DependsOn  []string          `json:"depends_on,omitempty"`  // ids of items that are to complete first
-	UniqueKey  string            `json:"unique_key,omitempty"`  // of the item in its queue: a submission that repeats it returns the item that has it
-	Priority   *int              `json:"priority,omitempty"`    // 0 to MaxPriority, higher first; DefaultPriority if absent
-	Labels     map[string]string `json:"labels,omitempty"`      // for people and filters
-	NotBefore  time.Time         `json:"not_before,omitzero"`   // earliest dispatch
-	Image      string            `json:"image,omitempty"`       // worker image; the server's if empty
-	Agent      string            `json:"agent,omitempty"`       // kind of agent; AgentPlain if empty
-	Command    []string          `json:"command,omitempty"`     // the agent's command, or its program where the kind adds flags; the server's if empty
-	Prompt     string            `json:"prompt,omitempty"`      // template of what the agent is told; DefaultPrompt if empty
-	Loop       Loop              `json:"loop,omitzero"`         // whether the agent is run again until it is done
-	Budget     Budget            `json:"budget,omitzero"`       // what the item may use, over all attempts
-	Resources  Resources         `json:"resources,omitzero"`    // hard limits of the container
-	Limits     Limits            `json:"limits,omitzero"`       // time and iterations
-	Test       Test              `json:"test,omitzero"`         // how to test the agent's work
-	PR         PR                `json:"pull_request,omitzero"` // what becomes of the branch
-	Retry      *RetryOverride    `json:"retry,omitempty"`       // rows of the retry table this item changes
+	Repository   string            `json:"repository"`              // URL git can clone
+	Base         string            `json:"base,omitempty"`          // branch to start from; the remote's HEAD if empty
+	CloneDepth   int               `json:"clone_depth,omitempty"`   // commits of history that the agent gets, for big repositories; all of it if zero
+	ClonePartial bool              `json:"clone_partial,omitempty"` // the agent gets the whole history, but the content of files only as they are now, for big repositories
+	Task         string            `json:"task"`                    // text handed to the agent
+	Paths        []string          `json:"paths,omitempty"`         // of the repository that an attempt has for itself, see PathSet; none if empty
+	Queue        string            `json:"queue,omitempty"`         // DefaultQueue if empty
+	DependsOn    []string          `json:"depends_on,omitempty"`    // ids of items that are to complete first
+	UniqueKey    string            `json:"unique_key,omitempty"`    // of the item in its queue: a submission that repeats it returns the item that has it
+	Priority     *int              `json:"priority,omitempty"`      // 0 to MaxPriority, higher first; DefaultPriority if absent
+	Labels       map[string]string `json:"labels,omitempty"`        // for people and filters
+	NotBefore    time.Time         `json:"not_before,omitzero"`     // earliest dispatch
+	Image        string            `json:"image,omitempty"`         // worker image; the server's if empty
+	Agent        string            `json:"agent,omitempty"`         // kind of agent; AgentPlain if empty
+	Command      []string          `json:"command,omitempty"`       // the agent's command, or its program where the kind adds flags; the server's if empty
+	Prompt       string            `json:"prompt,omitempty"`        // template of what the agent is told; DefaultPrompt if empty
+	Loop         Loop              `json:"loop,omitzero"`           // whether the agent is run again until it is done
+	Budget       Budget            `json:"budget,omitzero"`         // what the item may use, over all attempts
+	Resources    Resources         `json:"resources,omitzero"`      // hard limits of the container
+	Limits       Limits            `json:"limits,omitzero"`         // time and iterations
+	Test         Test              `json:"test,omitzero"`           // how to test the agent's work
+	PR           PR                `json:"pull_request,omitzero"`   // what becomes of the branch
+	Retry        *RetryOverride    `json:"retry,omitempty"`         // rows of the retry table this item changes
 }
 
 // Resources are the hard limits of an attempt's container. Zero means the server's default.
@@ -112,10 +113,11 @@ type Loop struct {
 }
 
 // Budget bounds what an item uses over all its attempts. Zero is no bound.
-// Wall clock and iterations are bounded by Limits.
+// Iterations are bounded by Limits.
 type Budget struct {
-	Tokens  int64   `json:"tokens,omitempty"`   // read and written
-	CostUSD float64 `json:"cost_usd,omitempty"` // as far as the agent states it
+	Tokens  int64    `json:"tokens,omitempty"`   // read and written
+	CostUSD float64  `json:"cost_usd,omitempty"` // as far as the agent states it
+	Time    Duration `json:"time,omitempty"`     // wall clock; Limits.Timeout bounds each attempt
 }
 
 // Test says how the agent's work is tested. No command means no test.
@@ -275,7 +277,10 @@ func (s Spec) validateNumbers(bad func(string, ...any)) {
 			bad("%s %d: must not be negative", name, v)
 		}
 	}
-	if s.Budget.Tokens < 0 || s.Budget.CostUSD < 0 {
+	if s.CloneDepth > 0 && s.ClonePartial {
+		bad("clone: give clone_depth or clone_partial, not both")
+	}
+	if s.Budget.Tokens < 0 || s.Budget.CostUSD < 0 || s.Budget.Time < 0 {
 		bad("budget: must not be negative")
 	}
 	r := s.Resources
@@ -381,6 +386,7 @@ func (s Spec) WithDefaults(d Defaults) Spec {
 	s.Loop.DonePhrase = or(s.Loop.DonePhrase, d.Loop.DonePhrase, DefaultDonePhrase)
 	s.Budget.Tokens = or(s.Budget.Tokens, d.Budget.Tokens)
 	s.Budget.CostUSD = or(s.Budget.CostUSD, d.Budget.CostUSD)
+	s.Budget.Time = or(s.Budget.Time, d.Budget.Time)
 	s.Resources = s.Resources.withDefaults(d.Resources)
 	s.Limits = s.Limits.withDefaults(d.Limits)
 	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)

@@ -7,6 +7,13 @@ import (
 	"drover/internal/work"
 )
 
+func TestCloneIsShallowOrPartial(t *testing.T) {
+	s := work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x", CloneDepth: 3, ClonePartial: true}
+	if err := s.Validate(); err == nil || !strings.Contains(err.Error(), "clone_depth or clone_partial, not both") {
+		t.Errorf("both: %v", err)
+	}
+}
+
 func TestFaultsOfTestsAndPullRequestAreNamed(t *testing.T) {
 	spec := func(change func(*work.Spec)) work.Spec {
 		s := work.Spec{Repository: "https://forge.example/owner/name.git", Task: "Fix {{it}}.", Labels: map[string]string{"ticket": "A-7"}}

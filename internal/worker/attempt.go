@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,20 +21,35 @@ type ending struct {
 	detail  string
 	exit    process.Exit
 	retryAt time.Time
+	noRetry bool // another attempt would end the same
 }
 
 // attempt does the work and returns its result. ctx ends when the worker is to
 // stop, hold when the attempt is not the worker's any more; in both cases there
 // is an error and no result.
 func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
-	limit := w.envelope.Spec.Limits.Timeout.Std()
-	limited, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
+	limit, over := w.envelope.Spec.Limits.Timeout.Std(), errTimeout
+	if budget := w.envelope.Spec.Budget.Time; budget > 0 && !w.envelope.Resume.PublishOnly {
+		if left := (budget - w.envelope.Resume.Spent).Std(); left < limit {
+			limit, over = left, errTimeSpent
+		}
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, limit, over)
 	defer cancel()
+	switch end, err := w.lockDeclared(limited); {
+	case err != nil:
+		return work.Result{}, err
+	case end != nil:
+		return w.result(*end), nil
+	}
 	if err := w.open(limited); err != nil {
 		if ctx.Err() != nil {
 			return work.Result{}, context.Cause(ctx)
 		}
 		return w.result(prepareEnding(err, limit)), nil
+	}
+	if w.envelope.Resume.PublishOnly {
+		return w.publishOnly(hold)
 	}
 	if done, ok := w.finished(); ok {
 		return w.publish(hold, done)
@@ -49,7 +65,13 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	}
 	w.journal.phase(work.PhasePublish)
 	result, err := w.deliver(hold, end, test)
+	if err == nil {
+		w.unlock(hold) // before the result: once that is known, the session is ended
+	}
 	if err != nil || result.Reason != work.ReasonCompleted {
+		if err == nil {
+			w.keepState(hold, result.Reason)
+		}
 		return result, err
 	}
 	return w.publish(hold, result)
@@ -57,12 +79,16 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 
 func prepareEnding(err error, limit time.Duration) ending {
 	switch {
+	case errors.Is(err, errTimeSpent):
+		return ending{reason: work.ReasonBudgetExceeded, detail: err.Error()}
 	case errors.Is(err, errTimeout):
 		return ending{reason: work.ReasonTimeout, detail: fmt.Sprintf("not prepared within %s: %v", limit, err)}
 	case errors.Is(err, gitrepo.ErrAuth):
 		return ending{reason: work.ReasonGitAuthFailed, detail: err.Error()}
 	}
-	return ending{reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error()}
+	return ending{
+		reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error(), noRetry: errors.Is(err, gitrepo.ErrUnsupported),
+	}
 }
 
 // finished returns the result of an earlier attempt that only lacks its pull
@@ -76,9 +102,26 @@ func (w *worker) finished() (work.Result, bool) {
 		w.log.Warn("the branch has moved since the work was finished: working on", "finished", done.RemoteCommit, "branch", w.repo.Pushed())
 		return work.Result{}, false
 	}
-	result := *done
-	result.Attempt, result.Allocation, result.StartedAt = w.envelope.Attempt, w.Allocation, w.began
-	return result, true
+	return w.again(*done), true
+}
+
+// again makes the result of an earlier attempt one of this attempt's.
+func (w *worker) again(done work.Result) work.Result {
+	done.Attempt, done.Allocation, done.StartedAt = w.envelope.Attempt, w.Allocation, w.began
+	return done
+}
+
+// publishOnly makes the pull request of work that was completed before, and
+// nothing else. People may have gone on with its branch meanwhile.
+func (w *worker) publishOnly(hold context.Context) (work.Result, error) {
+	done := w.envelope.Resume.Finished
+	switch {
+	case done == nil:
+		return w.result(ending{reason: work.ReasonStartFailed, detail: "there is no completed work to make a pull request of"}), nil
+	case w.repo.Pushed() == "" && done.Changes.Commits > 0:
+		return w.result(ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
+	}
+	return w.publish(hold, w.again(*done))
 }
 
 // grace is how long a stopped agent may take: little once the hold is lost.
@@ -119,6 +162,7 @@ func (w *worker) abandon(hold context.Context) {
 	if err != nil {
 		w.log.Error("last push", "error", err)
 	}
+	w.saveState(pushing)
 	saving, cancelSave := context.WithTimeout(hold, stopSave)
 	defer cancelSave()
 	if err := w.journal.save(saving); err != nil {
@@ -199,10 +243,14 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
 		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
 		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
-		Text: func(ctx context.Context) (string, error) { return w.repo.RequestPull(ctx, result.RemoteCommit) },
+		Patience: min(pullrequest.DefaultPatience, w.heart.ttl/3), // a call that waits gives no sign of life
+		Text: func(ctx context.Context) (string, error) {
+			return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
+		},
 	})
 	ended(failure(made.PR.Error))
 	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
+	w.forgetState(hold)
 	made.EndedAt = time.Now().UTC()
 	return made, context.Cause(hold)
 }
@@ -213,7 +261,7 @@ func (w *worker) result(end ending) work.Result {
 	usage, _ := w.memory.Usage()
 	r := work.Result{
 		Attempt: w.envelope.Attempt, Allocation: w.Allocation, Reason: end.reason, Detail: w.Redactor.String(end.detail),
-		ExitCode: end.exit.Code, Signal: int(end.exit.Signal), RetryAt: end.retryAt, StartedAt: w.began, EndedAt: time.Now().UTC(),
+		ExitCode: end.exit.Code, Signal: int(end.exit.Signal), RetryAt: end.retryAt, NoRetry: end.noRetry, StartedAt: w.began, EndedAt: time.Now().UTC(),
 		Branch: w.envelope.Branch, Iteration: p.Iteration, Tokens: p.Tokens, CostUSD: p.CostUSD, Conversation: p.Conversation, PeakMemoryMB: usage.PeakMB,
 		Test: work.TestOutcome{Status: work.TestSkipped}, PR: work.PullRequest{Status: work.PRNone},
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"drover/internal/work"
 	"drover/internal/worker/agent"
@@ -21,10 +22,13 @@ import (
 // called the same tools, an agent is stuck whatever it says.
 const idleLimit = 3
 
+var idleDetail = fmt.Sprintf("%d iterations in a row changed no file, made no commit and called the same tools", idleLimit)
+
 // Why the worker itself stops an agent.
 var (
 	errIterations = errors.New("the iteration limit is reached")
 	errBudget     = errors.New("the budget is used up")
+	errIdle       = errors.New("the agent makes no progress")
 )
 
 // develop runs the agent, and pushes each commit as it is made.
@@ -35,7 +39,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 	defer stop(nil)
 	w.journal.phase(work.PhaseAgent)
 
-	watching, stopWatching := context.WithCancel(hold)
+	watching, stopWatching := context.WithCancel(trace.ContextWithSpan(hold, trace.SpanFromContext(ctx)))
 	defer stopWatching()
 	ended := make(chan struct{})
 	var pushes sync.WaitGroup
@@ -48,13 +52,16 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 		pushes.Wait()
 	}()
 
+	socket, stopLocks := w.serveLocks(hold)
+	defer stopLocks()
 	d := &development{
-		worker: w, stop: stop, grace: w.grace(hold), spec: w.envelope.Spec,
+		worker: w, socket: socket, stop: stop, grace: w.grace(hold), spec: w.envelope.Spec,
 		adapter: agent.For(w.envelope.Spec.Agent), conversation: w.envelope.Resume.Conversation,
 	}
 	if d.adapter == nil {
 		return ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("this worker knows no agent %q", d.spec.Agent)}
 	}
+	d.restoreState(ctx)
 	return d.loop(ctx)
 }
 
@@ -62,6 +69,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 // takes until it says that it is done.
 type development struct {
 	*worker
+	socket       string // for locks
 	stop         context.CancelCauseFunc
 	grace        func() time.Duration
 	spec         work.Spec
@@ -93,7 +101,7 @@ func (d *development) loop(ctx context.Context) ending {
 		}
 		if d.idle.after(d.state(ctx), strings.Join(run.tools, "\n")) >= idleLimit {
 			end.reason = work.ReasonStuck
-			end.detail = fmt.Sprintf("%d iterations in a row changed no file, made no commit and called the same tools", idleLimit)
+			end.detail = idleDetail
 			return end
 		}
 	}
@@ -122,6 +130,7 @@ type outcome struct {
 	said    string      // its last message
 	isDone  bool        // it told so by an event
 	tools   []string    // its calls
+	before  int         // of these, in the iterations that have ended
 	kills   int         // for memory
 }
 
@@ -150,7 +159,7 @@ func (d *development) run(ctx context.Context, iteration int) (o outcome) {
 	read := d.adapter.Reader()
 	stdout, flush := d.stream(d.stdout, func(line string) {
 		for _, e := range read(line) {
-			d.heed(e, &o)
+			d.heed(ctx, e, &o)
 		}
 	})
 	stderr, flushErrors := d.stream(d.stderr, func(string) {})
@@ -173,14 +182,22 @@ func (d *development) runOf(ctx context.Context, prompt string, iteration int) a
 	if d.conversation != nil {
 		options.Conversation = d.conversation.ID
 	}
+	run := d.agentRun(d.adapter)
+	run.Prompt, run.Options, run.Iteration, run.Grace = prompt, options, iteration-1, d.grace
+	run.Environ, run.LockSocket = d.environ(ctx), d.socket
+	return run
+}
+
+// agentRun is how everything runs that runs as the agent does.
+func (w *worker) agentRun(adapter agent.Adapter) agent.Run {
 	return agent.Run{
-		Envelope: d.envelope, Adapter: d.adapter, Prompt: prompt, Options: options, Iteration: iteration - 1,
-		Tree: d.tree(), Home: d.home(), TaskFile: filepath.Join(d.Dir, "task.txt"), Environ: d.environ(ctx), Starter: d.Agent, Alive: d.heart.touch, Grace: d.grace,
+		Envelope: w.envelope, Adapter: adapter, Tree: w.tree(), Home: w.home(), TaskFile: filepath.Join(w.Dir, "task.txt"),
+		Environ: w.Environ, Starter: w.Agent, Alive: w.heart.touch,
 	}
 }
 
 // heed takes note of what the agent says, and stops it where it goes too far.
-func (d *development) heed(e agent.Event, o *outcome) {
+func (d *development) heed(ctx context.Context, e agent.Event, o *outcome) {
 	switch e.Type {
 	case agent.EventTool:
 		o.tools = append(o.tools, e.Name+" "+e.Detail)
@@ -198,7 +215,10 @@ func (d *development) heed(e agent.Event, o *outcome) {
 	case agent.EventIteration:
 		if !d.journal.iteration(e.N) {
 			d.stop(errIterations)
+		} else if d.spec.Loop.Mode != work.LoopUntil && d.idle.after(d.state(ctx), strings.Join(o.tools[o.before:], "\n")) >= idleLimit {
+			d.stop(errIdle) // it loops by itself, and is watched from here
 		}
+		o.before = len(o.tools)
 	case agent.EventError:
 		o.failure = e
 	}
@@ -214,6 +234,10 @@ func (d *development) ending(cause error, o outcome) ending {
 	switch {
 	case o.err != nil:
 		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + o.err.Error()}
+	case errors.Is(cause, errTimeSpent):
+		end.reason, end.detail = work.ReasonBudgetExceeded, fmt.Sprintf("the agent was stopped: the item's budget of %s is used up", d.spec.Budget.Time)
+	case errors.Is(cause, errIdle):
+		end.reason, end.detail = work.ReasonStuck, "the agent was stopped: "+idleDetail
 	case errors.Is(cause, errTimeout):
 		end.reason, end.detail = work.ReasonTimeout, fmt.Sprintf("the agent was stopped after %s, the attempt's limit", limits.Timeout)
 	case errors.Is(cause, errIterations):

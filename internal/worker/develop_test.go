@@ -275,6 +275,44 @@ func TestItemsOwnPromptIsUsed(t *testing.T) {
 	}
 }
 
+// TestAgentThatLoopsByItselfIsStuckWhenNothingChanges: iterations that it names itself are watched from outside.
+func TestAgentThatLoopsByItselfIsStuckWhenNothingChanges(t *testing.T) {
+	t.Parallel()
+	loop := `for n in 1 2 3 4 5 6 7 8; do echo "{\"type\":\"iteration\",\"n\":$n}"; echo '{"type":"tool","name":"Read"}'; `
+	for name, c := range map[string]struct {
+		script string
+		reason work.Reason
+	}{
+		"nothing changes":    {loop + `sleep 0.1; done; sleep 60`, work.ReasonStuck},
+		"files change":       {loop + `echo $n >x; sleep 0.2; done; commit one`, work.ReasonCompleted},
+		"other tools called": {loop + `echo "{\"type\":\"tool\",\"name\":\"Bash$n\"}"; sleep 0.2; done; commit one`, work.ReasonCompleted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, c.script)
+			if r := b.result(); r.Reason != c.reason || r.Reason == work.ReasonStuck && !strings.Contains(r.Detail, "3 iterations in a row") {
+				t.Errorf("%s: %s", r.Reason, r.Detail)
+			}
+		})
+	}
+}
+
+func TestBudgetOfTimeIsForAllAttempts(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)
+	b.envelope.Spec.Budget.Time = work.Duration(time.Hour)
+	b.envelope.Resume.Spent = work.Duration(time.Hour - 3*time.Second)
+	if r := b.result(); r.Reason != work.ReasonBudgetExceeded || !strings.Contains(r.Detail, "budget of 1h") {
+		t.Errorf("%s: %s", r.Reason, r.Detail)
+	}
+	b.wantLog("one")
+	b.nextAttempt(`commit never`)
+	b.envelope.Resume.Spent = work.Duration(time.Hour)
+	if r := b.result(); r.Reason != work.ReasonBudgetExceeded || !strings.Contains(r.Detail, "budget of time is used up") {
+		t.Errorf("without any left: %s: %s", r.Reason, r.Detail)
+	}
+}
+
 func TestConversationIsResumed(t *testing.T) {
 	t.Parallel()
 	b := newAgentBench(t, work.AgentCodex, `commit one; say codex.jsonl`)
@@ -290,6 +328,51 @@ func TestConversationIsResumed(t *testing.T) {
 	if r.Reason != work.ReasonCompleted || r.Tokens != (work.Tokens{In: 2500, Out: 170}) || *r.Conversation != *b.envelope.Resume.Conversation {
 		t.Errorf("result %+v, conversation %+v", r, r.Conversation)
 	}
+}
+
+// TestConversationIsCarriedOver: the next attempt, in another container, has what the agent knew of it, and no
+// credentials; a completed item leaves nothing of it behind.
+func TestConversationIsCarriedOver(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentClaudeCode, `
+		dir="$HOME/.claude/projects/x"; mkdir -p "$dir"
+		echo "what I said to $AGENT_API_KEY" >"$dir/s.jsonl"
+		echo secret >"$HOME/.claude/.credentials.json"; echo secret >"$dir/credentials.json"; ln -s /etc/passwd "$dir/link"
+		say claude-code.jsonl; commit one; kill -KILL $$`)
+	first := b.result()
+	ref := "refs/drover/" + b.envelope.Item + "/agent-state"
+	if first.Reason != work.ReasonCrashed || first.Conversation == nil || !slices.Contains(b.git.Refs(repo), ref) {
+		t.Fatalf("result %+v, refs %q\n%s", first, b.git.Refs(repo), b.out)
+	}
+	b.envelope.Resume = work.Resume{LastReason: first.Reason, Conversation: first.Conversation}
+	again := `
+		cat "$HOME/.claude/projects/x/s.jsonl" >said; git add -A
+		[ -z "$(find "$HOME" -name '*credentials*' -o -name link)" ]
+		case "$*" in *"--resume 5b1c8a52-0001"*) ;; *) exit 1;; esac
+		say claude-code.jsonl; commit more
+	`
+	b.nextAttempt("")
+	b.program(again + "kill -KILL $$")
+	if r := b.result(); r.Reason != work.ReasonCrashed || b.file("said") != "what I said to [redacted]\n" {
+		t.Errorf("result %+v, said %q\n%s", r, b.file("said"), b.out)
+	}
+	b.nextAttempt("")
+	b.program(again)
+	if r := b.result(); r.Reason != work.ReasonCompleted || slices.Contains(b.git.Refs(repo), ref) {
+		t.Errorf("result %+v, refs %q\n%s", r, b.git.Refs(repo), b.out)
+	}
+}
+
+// TestConversationThatCannotBeKeptHarmsNothing: it is too large, or the remote takes no such ref.
+func TestConversationThatCannotBeKeptHarmsNothing(t *testing.T) {
+	t.Parallel()
+	b := newAgentBench(t, work.AgentPlain, `
+		mkdir -p "$HOME/.agent-state"; head -c 40000000 /dev/urandom >"$HOME/.agent-state/big"
+		echo '{"type":"session","id":"mine"}'; commit one; kill -KILL $$`)
+	if r := b.result(); r.Reason != work.ReasonCrashed || !strings.Contains(b.out.String(), "too large to be kept") {
+		t.Errorf("result %+v\n%s", r, b.out)
+	}
+	b.wantLog("one")
 }
 
 func TestConversationThatIsGoneIsBegunAfresh(t *testing.T) {

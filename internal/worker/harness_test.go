@@ -43,6 +43,7 @@ type bench struct {
 	git      *gittest.Server
 	client   *consul.Client
 	api      *api.Client
+	consul   string        // address
 	line     *testkit.Line // the worker's own connection to Consul
 	envelope work.Envelope
 	alloc    string
@@ -66,7 +67,7 @@ func benchOn(t *testing.T, consulAddress, script string) *bench {
 	t.Helper()
 	item, prefix := work.NewID(time.Now()), "test/"+work.NewID(time.Now())
 	b := &bench{
-		t: t, alloc: alloc, dir: t.TempDir(), out: &buffer{},
+		t: t, alloc: alloc, dir: t.TempDir(), out: &buffer{}, consul: consulAddress,
 		git: gittest.New(t, gittest.Options{Username: username, Password: password}),
 		api: testkit.ConsulClient(t, consulAddress),
 		environ: []string{

@@ -23,13 +23,34 @@ const healthHeaderTimeout = 5 * time.Second
 // numbers are gone with it, and a monitoring system would keep a series of each.
 type metrics struct {
 	pushes, failedPushes prometheus.Counter
+	lockWait             *prometheus.HistogramVec // by outcome
 }
+
+// Outcomes of requests for locks.
+const (
+	lockGiven  = "given"
+	lockHeld   = "held" // by another, for too long
+	lockFailed = "failed"
+)
+
+// Of the histogram of waits for locks: the growth from one native bucket to the
+// next, and classic ones in seconds.
+const lockFactor = 1.1
+
+var lockBuckets = []float64{.01, .05, .25, 1, 5, 15, 30, 60, 120}
 
 // newMetrics registers the worker's metrics.
 func newMetrics(w *worker) *metrics {
 	m := &metrics{
 		pushes:       prometheus.NewCounter(prometheus.CounterOpts{Name: "drover_worker_pushes_total", Help: "Pushes that moved the remote branch."}),
 		failedPushes: prometheus.NewCounter(prometheus.CounterOpts{Name: "drover_worker_failed_pushes_total", Help: "Pushes that failed, each try counted."}),
+	}
+	m.lockWait = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "drover_worker_lock_wait_seconds", Help: "Time that requests for locks of paths took, by their outcome.",
+		Buckets: lockBuckets, NativeHistogramBucketFactor: lockFactor,
+	}, []string{"outcome"})
+	for _, outcome := range []string{lockGiven, lockHeld, lockFailed} {
+		m.lockWait.WithLabelValues(outcome)
 	}
 	if w.Registry == nil {
 		return m
@@ -40,7 +61,7 @@ func newMetrics(w *worker) *metrics {
 	const tokens, tokensHelp = "drover_worker_tokens", "Tokens the item has used, over all attempts."
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.pushes, m.failedPushes,
+		m.pushes, m.failedPushes, m.lockWait,
 		gauge("drover_worker_iterations", "Iterations the item has begun, over all attempts.", nil,
 			func() float64 { return float64(w.journal.progress().Iteration) }),
 		gauge(tokens, tokensHelp, prometheus.Labels{"direction": "in"}, func() float64 { return float64(w.journal.progress().Tokens.In) }),

@@ -36,8 +36,10 @@ type heart struct {
 	log   hclog.Logger
 	signs chan struct{} // buffered: one unheard sign is enough
 
-	beating sync.Mutex
-	trusted time.Time // guarded by beating
+	beating sync.Mutex // one heartbeat at a time
+
+	mu      sync.Mutex
+	trusted time.Time // guarded by mu
 
 	signed, beaten atomic.Int64 // when, in nanoseconds since 1970: the last sign of life, and heartbeat that succeeded
 }
@@ -91,13 +93,22 @@ func (h *heart) hold(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	h.beating.Lock()
-	trusted := h.trusted
-	h.beating.Unlock()
-	if time.Now().Before(trusted) {
+	if time.Now().Before(h.trustedUntil()) {
 		return nil
 	}
 	return h.beat(ctx)
+}
+
+func (h *heart) trustedUntil() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.trusted
+}
+
+func (h *heart) trust(until time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trusted = until
 }
 
 // beat passes one heartbeat on, trying for as long as the last one is trusted.
@@ -108,10 +119,10 @@ func (h *heart) beat(ctx context.Context) error {
 	for {
 		started := time.Now()
 		err := h.try(ctx)
-		left := time.Until(h.trusted)
+		left := time.Until(h.trustedUntil())
 		switch {
 		case err == nil:
-			h.trusted = h.trustFrom(started)
+			h.trust(h.trustFrom(started))
 			h.beaten.Store(started.UnixNano())
 			return nil
 		case ctx.Err() != nil:
@@ -130,7 +141,7 @@ func (h *heart) beat(ctx context.Context) error {
 
 // try sends one heartbeat, in the time that is left.
 func (h *heart) try(ctx context.Context) error {
-	deadline := h.trusted
+	deadline := h.trustedUntil()
 	if soonest := time.Now().Add(h.margin()); deadline.Before(soonest) {
 		deadline = soonest // the agent was silent for so long; the session's renewal tells whether that was too long
 	}

@@ -20,7 +20,31 @@ type fakeClaim struct {
 	Claim
 	mu    sync.Mutex
 	beats []time.Time
-	beat  func(ctx context.Context) error
+	// What the calls do; nil is success.
+	beat    func(ctx context.Context) error
+	confirm func(ctx context.Context) error
+	lock    func(ctx context.Context, patience time.Duration, waiting func(error)) error
+}
+
+func (c *fakeClaim) Confirm(ctx context.Context) error {
+	c.mu.Lock()
+	confirm := c.confirm
+	c.mu.Unlock()
+	if confirm == nil {
+		return nil
+	}
+	return confirm(ctx)
+}
+
+// confirmBy changes what Confirm does from now on.
+func (c *fakeClaim) confirmBy(confirm func(ctx context.Context) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.confirm = confirm
+}
+
+func (c *fakeClaim) Lock(ctx context.Context, _ work.PathSet, patience time.Duration, waiting func(error)) (work.Lock, error) {
+	return work.Lock{}, c.lock(ctx, patience, waiting)
 }
 
 func (c *fakeClaim) Beat(ctx context.Context, _ string) error {
@@ -141,6 +165,19 @@ func TestNothingIsPushedAfterASilenceWithoutAskingConsul(t *testing.T) {
 		claim.beat = func(context.Context) error { return work.ErrSessionLost }
 		if err := h.hold(hold); !errors.Is(err, work.ErrSessionLost) || hold.Err() == nil {
 			t.Errorf("with the session gone: %v", err)
+		}
+	})
+}
+
+// TestHeartbeatUnderWayHoldsNobodyUp has Consul away when the worker is told to stop: its last push must not wait for the fence.
+func TestHeartbeatUnderWayHoldsNobodyUp(t *testing.T) {
+	claim := &fakeClaim{beat: func(ctx context.Context) error { <-ctx.Done(); return work.ErrUnavailable }}
+	inBubble(t, claim, func(h *heart, hold context.Context) {
+		h.touch()
+		pass(beatInterval)
+		began := time.Now()
+		if err := h.hold(hold); err != nil || !time.Now().Equal(began) {
+			t.Errorf("%v after %s", err, time.Since(began))
 		}
 	})
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"time"
 
 	"drover/internal/work"
 )
@@ -30,7 +31,23 @@ type Claim interface {
 	// Report stores the result. It returns work.ErrConflict when there is
 	// another allocation's; work.ErrUnavailable or work.ErrUnknownOutcome may pass.
 	Report(ctx context.Context, r work.Result) error
-	// Release gives the hold up. The claim itself stays: the attempt is not to
+	// Confirm proves that the hold was there at some moment after the call began.
+	// It returns work.ErrSessionLost when it is gone; every other error may pass.
+	Confirm(ctx context.Context) error
+	// Lock takes paths of the item's repository beside those that are held, all or
+	// none, and waits for them for at most patience; waiting is called with why, every
+	// few seconds at least.
+	// It returns a *work.LockedError when another attempt has one of them still,
+	// work.ErrSessionLost, and work.ErrInvalid when they are too many. After any
+	// other error they may be held.
+	Lock(ctx context.Context, paths work.PathSet, patience time.Duration, waiting func(error)) (work.Lock, error)
+	// Unlock gives up what is held below the paths, at once.
+	// It returns work.ErrNotFound when nothing is, and work.ErrSessionLost.
+	Unlock(ctx context.Context, paths work.PathSet) error
+	UnlockAll(ctx context.Context) error
+	// Locks returns what is held in the repository, by whomever.
+	Locks(ctx context.Context) ([]work.Lock, error)
+	// Release gives the hold up; locks are free after work.LockDelay. The claim itself stays: the attempt is not to
 	// be claimed again.
 	Release(ctx context.Context) error
 }

@@ -19,6 +19,7 @@ const (
 // push that is under way then is finished, unless ctx ends.
 func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 	pushed, backoff := "", pushBackoff // the agent may have committed before the first look
+	saved := time.Now()
 	next := time.NewTimer(pushCheck)
 	defer next.Stop()
 	for {
@@ -39,6 +40,10 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 			}
 			if err != nil && ctx.Err() == nil {
 				w.log.Warn("commit not pushed", "error", err)
+			}
+			if err == nil && time.Since(saved) > stateInterval {
+				w.saveState(ctx)
+				saved = time.Now()
 			}
 		}
 		next.Reset(wait)
@@ -71,7 +76,10 @@ func (w *worker) push(ctx context.Context) (commit string, err error) {
 	ctx, ended := w.span(ctx, "push")
 	defer func() { ended(err) }()
 	before := w.repo.Pushed()
-	commit, err = w.repo.Push(ctx)
+	err = w.leased(ctx, func(ctx context.Context) (err error) {
+		commit, err = w.repo.Push(ctx)
+		return err
+	})
 	if err == nil && commit != before && w.repo.Pushed() == commit {
 		w.metrics.pushes.Inc()
 		w.journal.pushed(commit)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -49,7 +50,11 @@ const (
 // ErrStopped says that the worker was told to end, by SIGTERM.
 var ErrStopped = errors.New("stopped by a signal")
 
-var errTimeout = errors.New("the attempt's time is up")
+// Why an attempt's time is up.
+var (
+	errTimeout   = errors.New("the attempt's time is up")
+	errTimeSpent = fmt.Errorf("the item's budget of time is used up: %w", errTimeout)
+)
 
 // Options of a worker.
 type Options struct {
@@ -184,6 +189,7 @@ type worker struct {
 	metrics  *metrics
 	repo     *gitrepo.Repo // nil until it is open
 	pushing  sync.Mutex    // guards repo
+	locked   atomic.Bool   // paths may be held
 
 	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
 
@@ -220,9 +226,10 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	tasks.Go(func() { w.journal.run(hold) })
 	defer func() {
 		stop(nil)
+		fenced := hold.Err() != nil
 		lose(nil)
 		tasks.Wait()
-		w.release()
+		w.release(fenced)
 	}()
 	w.heart.touch()
 	result, err := w.attempt(ctx, hold)
@@ -230,6 +237,7 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 		return err
 	}
 	result.EndedAt = time.Now().UTC()
+	w.unlock(hold)
 	return w.report(hold, result)
 }
 
@@ -252,9 +260,14 @@ func (w *worker) report(hold context.Context, result work.Result) error {
 	}
 }
 
-func (w *worker) release() {
+// release gives the claim up, and the locks before it, unless the worker is
+// fenced: its last push may still reach the git server.
+func (w *worker) release(fenced bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
+	if !fenced {
+		w.unlock(ctx)
+	}
 	if err := w.claim.Release(ctx); err != nil {
 		w.log.Warn("could not leave cleanly, the TTL will", "error", err)
 	}
@@ -264,9 +277,13 @@ func (w *worker) release() {
 func (w *worker) open(ctx context.Context) (err error) {
 	ctx, ended := w.span(ctx, "clone")
 	defer func() { ended(err) }()
+	tree := w.tree()
+	if w.envelope.Resume.PublishOnly {
+		tree = ""
+	}
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
-		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, Depth: w.envelope.Spec.CloneDepth,
-		Dir: filepath.Join(w.Dir, "git"), Tree: w.tree(),
+		URL: w.envelope.Spec.Repository, Base: w.envelope.Spec.Base, Branch: w.envelope.Branch, StateRef: stateRef(w.envelope.Item), Depth: w.envelope.Spec.CloneDepth, Partial: w.envelope.Spec.ClonePartial,
+		Dir: filepath.Join(w.Dir, "git"), Tree: tree,
 		Username: w.env["DROVER_GIT_USERNAME"], Token: w.env["DROVER_GIT_TOKEN"],
 		Agent: w.Agent, Environ: w.Environ, Redact: w.Redactor.String, Alive: w.heart.touch,
 	})

@@ -217,6 +217,31 @@ func TestFinishedWorkIsOnlyPublished(t *testing.T) {
 	b.wantLog("one")
 }
 
+// TestPublishingRunsNoAgent: not even where people have gone on with the branch.
+func TestPublishingRunsNoAgent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit one`)
+	done := b.result()
+	done.PR = work.PullRequest{Status: work.PRFailed}
+	b.nextAttempt(`commit two`)
+	b.result()
+	b.nextAttempt(`commit never`)
+	b.envelope.Resume = work.Resume{Finished: &done, PublishOnly: true}
+	r := b.result()
+	if r.Reason != work.ReasonCompleted || r.PR.Status != work.PRCreated || r.Attempt != b.envelope.Attempt || r.Commit != done.Commit {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one", "two")
+	if _, err := os.Stat(filepath.Join(b.dir, "work", "tree")); err == nil {
+		t.Error("a tree was made for nobody")
+	}
+	b.nextAttempt(`commit never`)
+	b.envelope.Branch = "drover/elsewhere"
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
+		t.Errorf("without its branch: %s: %s", r.Reason, r.Detail)
+	}
+}
+
 func TestFinishedWorkIsDoneAnewWhereTheBranchIsElsewhere(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit one`)
@@ -335,6 +360,29 @@ func TestFloodOfOutputIsBounded(t *testing.T) {
 	if strings.Count(out, "left out") < 2 || !strings.Contains(out, "the last word\n") {
 		t.Errorf("no notice or no end: %s", out[len(out)-1000:])
 	}
+}
+
+// TestRepositoryThatNeedsMoreThanGitIsNotTriedAgain: another attempt would find the same submodules.
+func TestRepositoryThatNeedsMoreThanGitIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `commit never`)
+	if err := b.git.CreateRepo("media", map[string]string{".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}); err != nil {
+		t.Fatal(err)
+	}
+	b.envelope.Spec.Repository = b.git.URL("media")
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, ".gitattributes keeps *.bin in Git LFS") {
+		t.Errorf("%s, not to be retried %v: %s", r.Reason, r.NoRetry, r.Detail)
+	}
+}
+
+func TestPartialCloneIsWorkedIn(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, `[ "$(cat README.md)" = hello ]; commit one; git log --oneline | wc -l`)
+	b.envelope.Spec.ClonePartial = true
+	if r := b.result(); r.Reason != work.ReasonCompleted || r.Changes.Commits != 1 {
+		t.Errorf("result %+v\n%s", r, b.out)
+	}
+	b.wantLog("one")
 }
 
 func TestTimeoutStopsTheAgentAndKeepsItsCommits(t *testing.T) {

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -35,6 +37,23 @@ func main() {
 	os.Exit(code)
 }
 
+// serve answers one connection with a line.
+func serve(address string, stderr io.Writer) int {
+	listener, err := net.Listen("tcp", address)
+	if err == nil {
+		var conn net.Conn
+		if conn, err = listener.Accept(); err == nil {
+			_, err = io.WriteString(conn, "hello\n")
+			err = errors.Join(err, conn.Close())
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	return 0
+}
+
 // run does what args say and returns the exit code:
 //
 //	exit CODE           leave at once
@@ -44,6 +63,7 @@ func main() {
 //	kill                send itself SIGKILL
 //	trickle             print a line every 50 ms until SIGTERM
 //	env NAME...         print the variables
+//	serve NAME          say hello on the port in that variable, once, then leave with 0
 //	payload             print the file that the dispatch payload is in
 //	eat MB              touch that much memory
 //	limits              print what confines the process
@@ -92,6 +112,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "%s=%s\n", name, os.Getenv(name))
 		}
 		return 0
+	case "serve":
+		return serve(":"+os.Getenv(args[1]), stderr)
 	case "payload":
 		data, err := os.ReadFile(filepath.Join(os.Getenv("NOMAD_TASK_DIR"), "item.json"))
 		if err != nil {

@@ -18,7 +18,7 @@ const (
 	reapInterval = 30 * time.Second
 )
 
-// checkDefinition is a TTL check as a client registers it.
+// checkDefinition is a TTL or HTTP check as a client registers it.
 type checkDefinition struct {
 	ID        string // in a check's own registration
 	CheckID   string // in a service's
@@ -28,16 +28,18 @@ type checkDefinition struct {
 	ServiceID string
 
 	TTL                            duration
+	HTTP                           string
 	Interval                       duration
+	Timeout                        duration
 	DeregisterCriticalServiceAfter duration
 	OutputMaxSize                  int
 
 	// Other kinds of check, which this agent does not run.
-	HTTP, TCP, UDP, GRPC, H2PING, OSService, AliasNode, AliasService string
+	TCP, UDP, GRPC, H2PING, OSService, AliasNode, AliasService string
 
 	// Known to Consul and of no consequence for a TTL check.
 	Token, Namespace, Partition, Shell, Method, Body, TLSServerName     string
-	ScriptArgs, DockerContainerID, Header, Timeout                      any
+	ScriptArgs, DockerContainerID, Header                               any
 	DisableRedirects, GRPCUseTLS, TLSSkipVerify, H2PingUseTLS           bool
 	SuccessBeforePassing, FailuresBeforeWarning, FailuresBeforeCritical int
 }
@@ -58,19 +60,19 @@ func (d *duration) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// fault says in Consul's words what is wrong with a definition, nothing when it is right. Checks that would need to be
-// run are refused.
+// fault says in Consul's words what is wrong with a definition, nothing when it is right. Checks of other kinds
+// are refused.
 func (def *checkDefinition) fault() string {
-	active := def.ScriptArgs != nil || def.HTTP+def.TCP+def.UDP+def.GRPC+def.H2PING+def.OSService != ""
+	other := def.ScriptArgs != nil || def.TCP+def.UDP+def.GRPC+def.H2PING+def.OSService != ""
 	alias := def.AliasNode+def.AliasService != ""
 	switch {
 	case def.Interval > 0 && def.TTL > 0:
 		return "Interval and TTL cannot both be specified"
-	case active && def.Interval <= 0:
+	case (other || def.HTTP != "") && def.Interval <= 0:
 		return "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"
-	case active || alias:
-		return "the embedded Consul runs only TTL checks"
-	case def.TTL <= 0:
+	case other || alias:
+		return "the embedded Consul runs only TTL and HTTP checks"
+	case def.TTL <= 0 && def.HTTP == "":
 		return "TTL must be > 0 for TTL checks"
 	case def.OutputMaxSize < 0:
 		return "MaxOutputMaxSize must be positive"
@@ -78,14 +80,24 @@ func (def *checkDefinition) fault() string {
 	return ""
 }
 
+func (def *checkDefinition) kind() string {
+	if def.HTTP != "" {
+		return "http"
+	}
+	return "ttl"
+}
+
 func validStatus(status string) bool {
 	return status == passing || status == warning || status == critical
 }
 
-// agentCheck is a TTL check that this agent runs.
+// agentCheck is a check that this agent runs.
 type agentCheck struct {
 	healthCheck
 	ttl           time.Duration
+	url           string        // of an HTTP check
+	interval      time.Duration // of an HTTP check
+	timeout       time.Duration // of an HTTP check
 	timer         *time.Timer
 	lastOutput    string        // reported by the client since registration
 	maxOutput     int           // bytes
@@ -97,7 +109,7 @@ type agentCheck struct {
 func (s *Server) addServiceCheck(id string, svc *nodeService, def *checkDefinition) {
 	check := healthCheck{
 		Node: s.node.Node, CheckID: id, Name: def.Name, Status: def.Status, Notes: def.Notes,
-		ServiceID: svc.ID, ServiceName: svc.Service, ServiceTags: svc.Tags, Type: "ttl",
+		ServiceID: svc.ID, ServiceName: svc.Service, ServiceTags: svc.Tags, Type: def.kind(),
 	}
 	if check.Name == "" {
 		check.Name = fmt.Sprintf("Service '%s' check", svc.Service)
@@ -114,7 +126,13 @@ func (s *Server) addCheck(check healthCheck, def *checkDefinition) *agentCheck {
 		s.stop(old.timer)
 		check.Status, check.Output = old.Status, old.Output
 	}
-	c := &agentCheck{healthCheck: check, ttl: time.Duration(def.TTL), maxOutput: maxOutputBytes}
+	c := &agentCheck{
+		healthCheck: check, ttl: time.Duration(def.TTL), maxOutput: maxOutputBytes,
+		url: def.HTTP, interval: max(minProbeInterval, time.Duration(def.Interval)), timeout: time.Duration(def.Timeout),
+	}
+	if c.timeout <= 0 {
+		c.timeout = defaultProbeTimeout
+	}
 	if def.OutputMaxSize > 0 {
 		c.maxOutput = min(maxOutputBytes, def.OutputMaxSize)
 	}
@@ -128,6 +146,10 @@ func (s *Server) addCheck(check healthCheck, def *checkDefinition) *agentCheck {
 
 func (s *Server) armCheck(c *agentCheck) {
 	s.stop(c.timer)
+	if c.url != "" {
+		s.armProbe(c, true)
+		return
+	}
 	c.timer = s.after(c.ttl, func() {
 		output := "TTL expired"
 		if c.lastOutput != "" {
@@ -220,7 +242,7 @@ func (s *Server) registerCheck(_ http.ResponseWriter, r *http.Request) (any, err
 	}
 	check := healthCheck{
 		Node: s.node.Node, CheckID: def.ID, Name: def.Name, Status: def.Status, Notes: def.Notes,
-		ServiceID: def.ServiceID, ServiceTags: []string{}, Type: "ttl", Interval: "0s", Timeout: "0s",
+		ServiceID: def.ServiceID, ServiceTags: []string{}, Type: def.kind(), Interval: time.Duration(def.Interval).String(), Timeout: time.Duration(def.Timeout).String(),
 	}
 	if check.CheckID == "" {
 		check.CheckID = def.Name

@@ -12,7 +12,7 @@
 // and a blocking query waits in its caller's goroutine. Time comes from package time, so the server runs in a
 // testing/synctest bubble when it is reached through Client.
 //
-// There are no ACLs (tokens are accepted and ignored), no other datacenters, nodes or peers, only TTL checks, and only
+// There are no ACLs (tokens are accepted and ignored), no other datacenters, nodes or peers, only TTL and HTTP checks, and only
 // KV operations in transactions; what is not there is refused, not imitated. The contract suite in internal/contract
 // runs against this server and the real one.
 package consuld

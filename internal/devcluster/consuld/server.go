@@ -2,6 +2,7 @@ package consuld
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,7 +34,10 @@ type Options struct {
 type Server struct {
 	node    node
 	handler http.Handler
-	closed  chan struct{} // closed by Close: ends blocking queries
+	closed  chan struct{}   // closed by Close: ends blocking queries
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+	probing sync.WaitGroup // HTTP checks that are being run
 
 	mu       sync.Mutex
 	index    uint64 // of the last write, as raft's applied index
@@ -60,6 +64,7 @@ func New(opts Options) *Server {
 		watches:  map[*watch]struct{}{},
 		timers:   map[*time.Timer]struct{}{},
 	}
+	s.life, s.end = context.WithCancel(context.Background())
 	s.handler = printablePaths(s.routes())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,6 +77,12 @@ func New(opts Options) *Server {
 
 // Close stops every timer and ends the blocking queries that wait. It is safe to call twice.
 func (s *Server) Close() {
+	s.stopAll()
+	s.end()
+	s.probing.Wait()
+}
+
+func (s *Server) stopAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isClosed() {

@@ -80,6 +80,7 @@ type dockerConfig struct {
 	ExtraHosts     []string          `mapstructure:"extra_hosts"`
 	Volumes        []string          `mapstructure:"volumes"`
 	Labels         map[string]string `mapstructure:"labels"`
+	Ports          []string          `mapstructure:"ports"`
 	Mounts         []dockerMount     `mapstructure:"mount"`
 }
 
@@ -124,7 +125,11 @@ func (d *Docker) Start(ctx context.Context, task *Task) (Process, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dockerCall)
 	defer cancel()
-	created, err := d.engine.ContainerCreate(ctx, containerConfig(config, task), hostConfig(config, task), nil, nil, task.Name+"-"+task.AllocID)
+	container, host := containerConfig(config, task), hostConfig(config, task)
+	if container.ExposedPorts, host.PortBindings, err = publish(config.Ports, task.Ports); err != nil {
+		return nil, &Unrecoverable{err}
+	}
+	created, err := d.engine.ContainerCreate(ctx, container, host, nil, nil, task.Name+"-"+task.AllocID)
 	if err != nil {
 		return nil, &Unrecoverable{fmt.Errorf("Failed to create container: %w", err)}
 	}

@@ -50,6 +50,7 @@ type Task struct {
 	Env       map[string]string
 	Host      Layout
 	Resources *api.AllocatedTaskResources
+	Ports     []api.PortMapping
 	// CPUs is how many processors the task's share is worth.
 	CPUs   float64
 	Stdout io.Writer

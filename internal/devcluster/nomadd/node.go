@@ -33,7 +33,7 @@ func (s *Server) registerNode() {
 		ID: newID(), Name: name, Datacenter: datacenter, NodePool: "default", HTTPAddr: "127.0.0.1:4646",
 		Status: api.NodeStatusReady, SchedulingEligibility: api.NodeSchedulingEligible,
 		Attributes: map[string]string{
-			"unique.network.ip-address": cmp.Or(s.options.NodeIP, "127.0.0.1"), "unique.hostname": name,
+			"unique.network.ip-address": s.address(), "unique.hostname": name,
 			"kernel.name": runtime.GOOS, "cpu.arch": runtime.GOARCH, "nomad.version": Version, "cpu.numcores": strconv.Itoa(cores),
 		},
 		Meta: map[string]string{}, Links: map[string]string{}, Drivers: map[string]*api.DriverInfo{},

@@ -242,7 +242,7 @@ func (r *runner) start() (Process, error) {
 	task := &Task{
 		AllocID: r.alloc.ID, JobID: r.alloc.JobID, Name: r.task.Name, User: r.task.User, Env: env, Host: host,
 		Config:    interpolateAny(r.task.Config, r.symbols(env)).(map[string]any),
-		Resources: r.alloc.AllocatedResources.Tasks[r.task.Name], CPUs: r.cpus(),
+		Resources: r.alloc.AllocatedResources.Tasks[r.task.Name], CPUs: r.cpus(), Ports: r.alloc.AllocatedResources.Shared.Ports,
 		Stdout: newLogFile(r.logPath("stdout"), *logs.MaxFiles, *logs.MaxFileSizeMB<<20),
 		Stderr: newLogFile(r.logPath("stderr"), *logs.MaxFiles, *logs.MaxFileSizeMB<<20),
 		Notify: func(message string) { r.report(taskEvent("Driver", message, "driver_message", message)) },

@@ -234,6 +234,7 @@ type room struct {
 	memoryMB int64
 	cpu      int64
 	cores    map[uint16]bool
+	ports    map[int]bool // taken
 	perCore  int64
 }
 
@@ -241,7 +242,7 @@ func (s *Server) room() *room {
 	node := s.state.node
 	free := &room{
 		memoryMB: node.NodeResources.Memory.MemoryMB, cpu: node.NodeResources.Cpu.CpuShares,
-		cores: map[uint16]bool{}, perCore: node.NodeResources.Cpu.CpuShares / int64(node.NodeResources.Cpu.TotalCpuCores),
+		cores: map[uint16]bool{}, ports: map[int]bool{}, perCore: node.NodeResources.Cpu.CpuShares / int64(node.NodeResources.Cpu.TotalCpuCores),
 	}
 	for _, id := range node.NodeResources.Cpu.ReservableCpuCores {
 		free.cores[id] = true
@@ -255,6 +256,9 @@ func (s *Server) room() *room {
 }
 
 func (f *room) use(resources *api.AllocatedResources) {
+	for _, port := range resources.Shared.Ports {
+		f.ports[port.Value] = true
+	}
 	for _, task := range resources.Tasks {
 		f.memoryMB -= task.Memory.MemoryMB
 		f.cpu -= task.Cpu.CpuShares
@@ -280,10 +284,13 @@ func (f *room) take(node *api.Node, job *api.Job, group *api.TaskGroup) (*api.Al
 		metric.NodesExhausted, metric.DimensionExhausted = 1, map[string]int{dimension: 1}
 		return nil, metric
 	}
-	resources := &api.AllocatedResources{
-		Tasks:  map[string]*api.AllocatedTaskResources{task.Name: want},
-		Shared: api.AllocatedSharedResources{DiskMB: int64(*group.EphemeralDisk.SizeMB)},
+	shared, ok := f.takePorts(group, node.Attributes["unique.network.ip-address"])
+	if !ok {
+		metric.NodesExhausted, metric.DimensionExhausted = 1, map[string]int{"network: port collision": 1}
+		return nil, metric
 	}
+	shared.DiskMB = int64(*group.EphemeralDisk.SizeMB)
+	resources := &api.AllocatedResources{Tasks: map[string]*api.AllocatedTaskResources{task.Name: want}, Shared: shared}
 	f.use(resources)
 	return resources, nil
 }

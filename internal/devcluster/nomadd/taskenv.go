@@ -48,6 +48,7 @@ func (r *runner) nomadEnv(dirs Layout) map[string]string {
 	if len(resources.Cpu.ReservedCores) > 0 {
 		env["NOMAD_CPU_CORES"] = coreList(resources.Cpu.ReservedCores)
 	}
+	portEnv(env, r.alloc.AllocatedResources.Shared.Ports)
 	for k, v := range r.meta() {
 		env["NOMAD_META_"+k] = v
 		env["NOMAD_META_"+strings.ToUpper(k)] = v

@@ -75,6 +75,7 @@ func (s *Server) validateGroup(group *api.TaskGroup) []error {
 	if len(group.Tasks) != 1 {
 		return append(problems, fmt.Errorf("this server runs one task in a group, not %d", len(group.Tasks)))
 	}
+	problems = append(problems, networkProblems(group)...)
 	task := group.Tasks[0]
 	for _, err := range validateTask(group, task) {
 		problems = append(problems, fmt.Errorf("Task %s validation failed: %w", task.Name, err))

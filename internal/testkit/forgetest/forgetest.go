@@ -37,6 +37,7 @@ type Server struct {
 	token string
 	mu    sync.Mutex
 	pulls []Pull
+	shut  bool
 }
 
 // New starts a forge that takes token, for the length of a test.
@@ -61,6 +62,13 @@ func (s *Server) Pulls() []Pull {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Pull(nil), s.pulls...)
+}
+
+// Refuse has the forge refuse to make pull requests, or take them again.
+func (s *Server) Refuse(shut bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shut = shut
 }
 
 func (s *Server) authorized(next http.Handler) http.Handler {
@@ -100,6 +108,10 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.shut {
+		answer(w, http.StatusForbidden, map[string]string{"message": "Resource not accessible by personal access token"})
+		return
+	}
 	branch := want.Head[strings.LastIndex(want.Head, ":")+1:]
 	for _, p := range s.pulls {
 		if p.repo == name(r) && p.Head.Ref == branch {

@@ -141,8 +141,10 @@ func (s *Server) CreateRepo(name string, files map[string]string) error {
 	if _, err := s.git("", nil, "init", "--quiet", "--bare", "--initial-branch="+Branch, name+".git"); err != nil {
 		return err
 	}
-	if _, err := s.git(name, nil, "config", "http.receivepack", "true"); err != nil {
-		return err
+	for _, setting := range []string{"http.receivepack", "uploadpack.allowFilter"} {
+		if _, err := s.git(name, nil, "config", setting, "true"); err != nil {
+			return err
+		}
 	}
 	_, err := s.git(name, initialCommit(files), "fast-import", "--quiet")
 	return err
@@ -158,6 +160,12 @@ func (s *Server) Head(repo, branch string) string {
 func (s *Server) Log(repo, branch string) []string {
 	subjects, _ := s.git(repo, nil, "log", "--reverse", "--format=%s", "refs/heads/"+branch, "--") // as Head
 	return lines(subjects)
+}
+
+// Refs returns the names of all refs, in order.
+func (s *Server) Refs(repo string) []string {
+	out, _ := s.git(repo, nil, "for-each-ref", "--format=%(refname)") // without a repository there are none
+	return strings.Fields(out)
 }
 
 // Branches returns the names of a repository's branches in alphabetical order.

@@ -10,6 +10,9 @@ type Adapter interface {
 	// Variables returns with what the names of the operator's variables begin that
 	// this agent, and nothing else, may see: its credentials and settings.
 	Variables() []string
+	// State returns where, below its home, the agent keeps its conversations: what
+	// it needs to go on with one elsewhere. Credentials are to be somewhere else.
+	State() []string
 	// Reader returns what reads the lines of one run's standard output, in their
 	// order. A line that it does not know gives no event.
 	Reader() func(line string) []Event

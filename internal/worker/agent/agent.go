@@ -39,20 +39,21 @@ const gitConfig = "[user]\n\tname = drover\n\temail = drover@localhost\n"
 
 // Run is one run of an agent.
 type Run struct {
-	Envelope  work.Envelope
-	Adapter   Adapter
-	Prompt    string // on its standard input
-	Options   Options
-	Iteration int    // that were before, over all attempts
-	Tree      string // working directory
-	Home      string // made if it is not there
-	TaskFile  string // written by Start
-	Environ   []string
-	Starter   process.Starter // of the agent and all that runs as it does; nil makes them children of this process
-	Stdout    io.Writer
-	Stderr    io.Writer
-	Alive     func()
-	Grace     func() time.Duration // see process.Command
+	Envelope   work.Envelope
+	Adapter    Adapter
+	Prompt     string // on its standard input
+	Options    Options
+	Iteration  int    // that were before, over all attempts
+	Tree       string // working directory
+	Home       string // made if it is not there
+	TaskFile   string // written by Start
+	LockSocket string // where it may ask for locks
+	Environ    []string
+	Starter    process.Starter // of the agent and all that runs as it does; nil makes them children of this process
+	Stdout     io.Writer
+	Stderr     io.Writer
+	Alive      func()
+	Grace      func() time.Duration // see process.Command
 }
 
 // Start runs the agent until it ends or ctx does.
@@ -93,20 +94,27 @@ func (r Run) command(args []string) process.Command {
 	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Grace: r.Grace, Starter: r.Starter}
 }
 
+// untracked lists what is new in the tree, with size and time of change: neither
+// git status nor git diff tells when its content changes.
+const untracked = `git --no-optional-locks ls-files -z --others --exclude-standard | xargs -0 -r stat --format '%n %s %.9Y'`
+
 // Fingerprint changes with the content of the working tree: what git status and
-// git diff say. The tree's configuration is the agent's, and git runs what it
-// names: so it runs as the agent does, with nothing of the worker's.
+// git diff say, and the files that are new. The tree's configuration is the
+// agent's, and git runs what it names: so it runs as the agent does, with nothing
+// of the worker's.
 func (r Run) Fingerprint(ctx context.Context) (string, error) {
 	sum := sha256.New()
-	for _, args := range [][]string{{"status", "--porcelain"}, {"diff", "HEAD"}} {
-		command := r.command(append([]string{"git", "--no-optional-locks", "--no-pager"}, args...))
+	for _, args := range [][]string{
+		{"git", "--no-optional-locks", "--no-pager", "status", "--porcelain"}, {"git", "--no-optional-locks", "--no-pager", "diff", "HEAD"}, {"sh", "-c", untracked},
+	} {
+		command := r.command(args)
 		command.Stdout = sum
 		exit, err := process.Run(ctx, command)
 		if err != nil {
 			return "", err
 		}
 		if exit.Code != 0 {
-			return "", fmt.Errorf("git %s in the agent's tree: %s", args[0], exit)
+			return "", fmt.Errorf("%s in the agent's tree: %s", strings.Join(args, " "), exit)
 		}
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
@@ -122,6 +130,7 @@ func (r Run) environment() []string {
 		"DROVER_ITERATION="+strconv.Itoa(r.Iteration),
 		"DROVER_LAST_REASON="+string(e.Resume.LastReason),
 		"DROVER_SESSION="+r.Options.Conversation,
+		"DROVER_LOCK_SOCKET="+r.LockSocket,
 	)
 }
 

@@ -34,6 +34,8 @@ func (claudeCode) Command(o Options) []string {
 
 func (claudeCode) Variables() []string { return []string{"ANTHROPIC_", "CLAUDE_CODE_"} }
 
+func (claudeCode) State() []string { return []string{".claude/projects"} }
+
 // Status: it exits with 1 whatever failed.
 func (claudeCode) Status(code int) int { return failed(code) }
 

@@ -26,6 +26,8 @@ func (codex) Command(o Options) []string {
 
 func (codex) Variables() []string { return []string{"OPENAI_", "CODEX_"} }
 
+func (codex) State() []string { return []string{".codex/sessions"} }
+
 // Status: it exits with 1 whatever failed.
 func (codex) Status(code int) int { return failed(code) }
 

@@ -7,6 +7,8 @@ func (plain) Command(o Options) []string { return o.program() }
 
 func (plain) Variables() []string { return nil } // AGENT_ is for all
 
+func (plain) State() []string { return []string{".agent-state"} }
+
 func (plain) Reader() func(string) []Event {
 	return func(line string) []Event {
 		if e, ok := Parse(line); ok {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"drover/internal/worker/process"
 )
@@ -29,6 +30,10 @@ var (
 const defaultUsername = "x-access-token"
 
 const maxStderrBytes = 8 << 10
+
+// stopGrace is how long git may take to stop: it has nothing to finish, and what
+// it leaves is removed.
+const stopGrace = 500 * time.Millisecond
 
 // passed are the variables of the worker's environment that git may see.
 var passed = []string{
@@ -49,9 +54,18 @@ Username*) printf '%s\n' "$DROVER_GIT_USERNAME" ;;
 esac
 `
 
-// git runs git on the worker's own repository, without the credentials.
+// git runs git on the worker's own repository, without the credentials unless
+// that may have to fetch what it misses.
 func (r *Repo) git(ctx context.Context, args ...string) (string, error) {
-	return r.run(ctx, r.environ(), append([]string{"--git-dir=" + r.gitDir()}, args...)...)
+	return r.run(ctx, r.local(), append([]string{"--git-dir=" + r.gitDir()}, args...)...)
+}
+
+// local is the environment of git on the worker's own repository.
+func (r *Repo) local() []string {
+	if r.opts.Partial {
+		return append(r.environ(), r.credentials()...)
+	}
+	return r.environ()
 }
 
 // remote runs a git command that speaks to the remote, with the credentials.
@@ -65,10 +79,18 @@ func (r *Repo) run(ctx context.Context, env []string, args ...string) (string, e
 	return stdout.String(), err
 }
 
+// passedToAgents are the variables that git may see on the agent's clone.
+var passedToAgents = []string{"PATH", "LANG", "TMPDIR"}
+
 // asAgent runs git on the agent's clone as the agent, whose configuration it
-// heeds: with nothing of the worker's.
-func (r *Repo) asAgent(ctx context.Context, stdout io.Writer, args ...string) error {
-	env := append(r.environ(), "GIT_CONFIG_GLOBAL="+r.cloneConfigPath())
+// heeds: with nothing of the worker's. global is the configuration besides.
+func (r *Repo) asAgent(ctx context.Context, global string, stdout io.Writer, args ...string) error {
+	env := []string{"HOME=/", "GIT_CONFIG_GLOBAL=" + global, "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C"}
+	for _, pair := range r.opts.Environ {
+		if name, _, _ := strings.Cut(pair, "="); slices.Contains(passedToAgents, name) {
+			env = append(env, pair)
+		}
+	}
 	return r.exec(ctx, process.Command{Args: args, Dir: "/", Env: env, Starter: r.opts.Agent}, stdout)
 }
 
@@ -78,6 +100,7 @@ func (r *Repo) exec(ctx context.Context, c process.Command, stdout io.Writer) er
 	stderr, said := &process.Tail{Max: maxStderrBytes}, &process.Tail{Max: maxStderrBytes}
 	c.Args = append([]string{"git", "-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "gc.auto=0"}, c.Args...)
 	c.Stdout, c.Stderr, c.Alive = io.MultiWriter(stdout, said), stderr, r.opts.Alive
+	c.Grace = func() time.Duration { return stopGrace }
 	exit, err := process.Run(ctx, c)
 	switch {
 	case ctx.Err() != nil:

@@ -31,6 +31,8 @@ type Options struct {
 	Base     string          // branch to start from; the remote's HEAD if empty
 	Branch   string          // that the work is pushed to
 	Depth    int             // commits of history to fetch; all if 0
+	Partial  bool            // fetch the content of files for base and branch alone; not with Depth
+	StateRef string          // where the agent's state is kept
 	Dir      string          // of the worker's own files; made if it is not there
 	Tree     string          // the agent's clone; must not exist
 	Username string          // for HTTP; what forges take beside a token if empty
@@ -48,8 +50,11 @@ type Repo struct {
 	from  string // commit the base was at
 	start string // commit the agent's tree was at first
 	seen  string // commit the remote branch was last seen at, empty if it is not there
+	state string // commit the state ref was last seen at, empty if it is not there
 	own   string // commit of the agent's that was pushed last; start at first
 	as    string // what own is on the remote branch: another commit once it was rebased
+
+	unsettled bool // see Settled
 }
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
@@ -63,6 +68,11 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 	if _, err := r.run(ctx, r.environ(), "init", "--quiet", "--bare", r.gitDir()); err != nil {
 		return nil, err
 	}
+	if opts.Partial {
+		if err := r.configurePartial(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := r.look(ctx); err != nil {
 		return nil, err
 	}
@@ -75,8 +85,16 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 	if err := r.deepen(ctx); err != nil {
 		return nil, err
 	}
+	if opts.Tree == "" {
+		return r, nil
+	}
 	if err := r.supported(ctx); err != nil {
 		return nil, err
+	}
+	if opts.Partial {
+		if err := r.complete(ctx); err != nil {
+			return nil, err
+		}
 	}
 	target := r.start + ":refs/heads/" + r.opts.Branch
 	if _, err := r.remote(ctx, "push", "--dry-run", "--porcelain", r.opts.URL, target); err != nil {
@@ -87,7 +105,11 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 
 // look reads which branch is the base and where the remote branch is.
 func (r *Repo) look(ctx context.Context) error {
-	out, err := r.remote(ctx, "ls-remote", "--symref", r.opts.URL, "HEAD", "refs/heads/"+r.opts.Branch)
+	refs := []string{"ls-remote", "--symref", r.opts.URL, "HEAD", "refs/heads/" + r.opts.Branch}
+	if r.opts.StateRef != "" {
+		refs = append(refs, r.opts.StateRef)
+	}
+	out, err := r.remote(ctx, refs...)
 	if err != nil {
 		return err
 	}
@@ -99,6 +121,8 @@ func (r *Repo) look(ctx context.Context) error {
 			r.base = branch
 		case name == "refs/heads/"+r.opts.Branch:
 			r.seen = value
+		case name == r.opts.StateRef:
+			r.state = value
 		}
 	}
 	if r.base == "" {
@@ -110,12 +134,15 @@ func (r *Repo) look(ctx context.Context) error {
 // fetch fetches every branch and tag, or some of the history of the two branches
 // that matter.
 func (r *Repo) fetch(ctx context.Context) error {
-	args := []string{"fetch", "--progress", "--no-write-fetch-head"}
+	args, from := []string{"fetch", "--progress", "--no-write-fetch-head"}, r.opts.URL
+	if r.opts.Partial {
+		args, from = append(args, "--filter="+filter), "origin"
+	}
 	if r.opts.Depth > 0 {
-		args = append(args, "--no-tags", "--depth="+strconv.Itoa(r.opts.Depth), r.opts.URL)
+		args = append(args, "--no-tags", "--depth="+strconv.Itoa(r.opts.Depth), from)
 		args = append(args, r.branches()...)
 	} else {
-		args = append(args, r.opts.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+		args = append(args, from, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 	}
 	_, err := r.remote(ctx, args...)
 	return err
@@ -171,12 +198,18 @@ func (r *Repo) makeTree(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Chmod(r.opts.Dir, closed)) }()
-	for _, args := range [][]string{
-		{"clone", "--quiet", "--no-checkout", r.gitDir(), r.opts.Tree},
-		{"-C", r.opts.Tree, "remote", "set-url", "origin", r.opts.URL},
-		{"-C", r.opts.Tree, "checkout", "--quiet", "--no-track", "-B", r.opts.Branch, r.start},
-	} {
-		if err := r.asAgent(ctx, io.Discard, args...); err != nil {
+	steps := [][]string{{"clone", "--quiet", "--no-checkout", r.gitDir(), r.opts.Tree}}
+	if r.opts.Partial {
+		for _, setting := range partial {
+			steps = append(steps, []string{"-C", r.opts.Tree, "config", setting[0], setting[1]})
+		}
+	}
+	steps = append(steps,
+		[]string{"-C", r.opts.Tree, "checkout", "--quiet", "--no-track", "-B", r.opts.Branch, r.start},
+		[]string{"-C", r.opts.Tree, "remote", "set-url", "origin", r.opts.URL},
+	)
+	for _, args := range steps {
+		if err := r.asAgent(ctx, r.cloneConfigPath(), io.Discard, args...); err != nil {
 			return err
 		}
 	}
@@ -188,6 +221,10 @@ func (r *Repo) Base() string { return r.base }
 
 // Pushed returns the commit the remote branch was last seen at, empty if it is not there.
 func (r *Repo) Pushed() string { return r.seen }
+
+// Settled reports whether what became of every push is known. A server may still
+// take what a push had sent that failed, or was stopped.
+func (r *Repo) Settled() bool { return !r.unsettled }
 
 // maxRefBytes is more than git writes into a ref's file.
 const maxRefBytes = 1 << 10
@@ -232,7 +269,7 @@ func readRef(root *os.Root, name string) string {
 func (r *Repo) Tip(ctx context.Context) (string, error) {
 	branch := "refs/heads/" + r.opts.Branch
 	var listed strings.Builder
-	if err := r.asAgent(ctx, &listed, "ls-remote", r.opts.Tree, "HEAD", branch); err != nil {
+	if err := r.asAgent(ctx, os.DevNull, &listed, "ls-remote", r.opts.Tree, "HEAD", branch); err != nil {
 		return "", err
 	}
 	found := map[string]string{}
@@ -243,7 +280,7 @@ func (r *Repo) Tip(ctx context.Context) (string, error) {
 			continue
 		}
 		found[name] = sha
-		if _, err := r.git(ctx, "cat-file", "-e", sha+"^{commit}"); err != nil {
+		if sha != r.start && sha != r.own {
 			fresh = append(fresh, name)
 		}
 	}
@@ -278,13 +315,14 @@ func (r *Repo) take(ctx context.Context, names []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, bundle.Close(), os.Remove(path)) }()
 	known := []string{"--not", r.start, r.own}
-	if err := r.asAgent(ctx, bundle, slices.Concat([]string{"-C", r.opts.Tree, "bundle", "create", "--quiet", "-"}, names, known)...); err != nil {
+	if err := r.asAgent(ctx, os.DevNull, bundle, slices.Concat([]string{"-C", r.opts.Tree, "bundle", "create", "--quiet", "-"}, names, known)...); err != nil {
+		if strings.Contains(err.Error(), "empty bundle") {
+			return nil // nothing that is not here: the agent has gone back
+		}
 		return err
 	}
 	fetch := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", path}
-	for _, name := range names {
-		fetch = append(fetch, "+"+name+":refs/drover/agent/"+name)
-	}
+	fetch = append(fetch, "+*:refs/drover/agent/*") // git leaves those out of a bundle that are not fresh
 	_, err = r.git(ctx, fetch...)
 	return err
 }

@@ -27,14 +27,14 @@ func (r *Repo) rebase(ctx context.Context, tip, onto string) (string, error) {
 		return "", err
 	}
 	in := []string{"-C", dir, "-c", "user.name=drover", "-c", "user.email=drover@localhost"}
-	_, err := r.run(ctx, r.environ(), append(in, "rebase", "--quiet", "--rebase-merges", "--onto", onto, r.own)...)
+	_, err := r.run(ctx, r.local(), append(in, "rebase", "--quiet", "--rebase-merges", "--onto", onto, r.own)...)
 	if ctx.Err() != nil {
 		return "", err
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: these can't be rebased onto %.12s: %v", ErrMoved, onto, err)
 	}
-	if _, err := r.run(ctx, r.environ(), "-C", dir, "update-ref", ours, "HEAD"); err != nil {
+	if _, err := r.run(ctx, r.local(), "-C", dir, "update-ref", ours, "HEAD"); err != nil {
 		return "", err
 	}
 	return r.commit(ctx, ours)
@@ -74,7 +74,7 @@ func (r *Repo) pushRebased(ctx context.Context, tip string) (string, error) {
 				return tip, err
 			}
 		}
-		_, err = r.remote(ctx, "push", "--porcelain", r.opts.URL, commit+":refs/heads/"+r.opts.Branch)
+		err = r.pushOnce(ctx, commit)
 		if err == nil {
 			r.own, r.as, r.seen = tip, commit, commit
 			return commit, nil
@@ -88,4 +88,19 @@ func (r *Repo) pushRebased(ctx context.Context, tip string) (string, error) {
 		}
 		onto = now
 	}
+}
+
+// pushOnce pushes a commit. Once the branch was seen where a push put it, or
+// where it does not fit, none of the pushes before can still be taken.
+func (r *Repo) pushOnce(ctx context.Context, commit string) error {
+	before := r.unsettled
+	r.unsettled = true
+	_, err := r.remote(ctx, "push", "--porcelain", r.opts.URL, commit+":refs/heads/"+r.opts.Branch)
+	switch {
+	case err == nil, errors.Is(err, ErrMoved):
+		r.unsettled = false
+	case errors.Is(err, ErrAuth):
+		r.unsettled = before // this one was not taken
+	}
+	return err
 }

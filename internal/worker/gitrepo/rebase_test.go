@@ -33,17 +33,18 @@ func newDesk(t *testing.T) *desk {
 }
 
 // open opens the repository anew, with so much of its history.
-func (d *desk) open(depth int) {
+func (d *desk) open(depth int) { d.openWith(gitrepo.Options{Depth: depth}) }
+
+// openWith opens the repository anew, with options.
+func (d *desk) openWith(opts gitrepo.Options) {
 	t := d.t
 	t.Helper()
 	dir := t.TempDir()
 	d.tree = filepath.Join(dir, "tree")
+	opts.URL, opts.Branch, opts.Dir, opts.Tree, opts.Username, opts.Token = d.url, branch, filepath.Join(dir, "own"), d.tree, "u", secret
+	opts.Environ, opts.Redact, opts.Alive = os.Environ(), func(s string) string { return s }, func() {}
 	var err error
-	d.repo, err = gitrepo.Open(t.Context(), gitrepo.Options{
-		URL: d.url, Branch: branch, Depth: depth, Dir: filepath.Join(dir, "own"), Tree: d.tree,
-		Username: "u", Token: secret, Environ: os.Environ(), Redact: func(s string) string { return s }, Alive: func() {},
-	})
-	if err != nil {
+	if d.repo, err = gitrepo.Open(t.Context(), opts); err != nil {
 		t.Fatal(err)
 	}
 }

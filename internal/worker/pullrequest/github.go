@@ -17,8 +17,6 @@ import (
 
 const (
 	tries = 5
-	// callTimeout bounds one call, together with what it looks up.
-	callTimeout = 30 * time.Second
 	// maxWait bounds the wait for a forge that says when to come back. It is
 	// short of any heartbeat TTL, because a waiting worker gives no sign of life.
 	maxWait = 8 * time.Second
@@ -165,12 +163,18 @@ func (f *forge) decorate(ctx context.Context, number int) error {
 	return errors.Join(errs...)
 }
 
+// errNoAnswer says that the forge did not answer a call, or what the call looks up, in time.
+var errNoAnswer = errors.New("the forge gave no answer")
+
 // retry calls until it succeeds, fails for good, or has been tried often enough.
 func (f *forge) retry(ctx context.Context, call func(context.Context) error) error {
 	for try := 1; ; try++ {
 		f.Alive()
-		limited, cancel := context.WithTimeout(ctx, callTimeout)
+		limited, cancel := context.WithTimeoutCause(ctx, f.Patience, errNoAnswer)
 		err := call(limited)
+		if errors.Is(context.Cause(limited), errNoAnswer) && err != nil {
+			err = fmt.Errorf("%w within %s", errNoAnswer, f.Patience)
+		}
 		cancel()
 		wait, again := f.wait(err, try)
 		if err == nil || !again || try == tries {

@@ -30,6 +30,7 @@ type Request struct {
 	Alive      func()                                // called at every try
 	HTTPClient *http.Client                          // http.DefaultClient if nil
 	Backoff    time.Duration                         // before the second try, doubled each time; DefaultBackoff if 0
+	Patience   time.Duration                         // with the answer to one call; DefaultPatience if 0
 }
 
 // maxKeptBytes bounds what of the body is kept where there is no forge to keep
@@ -39,6 +40,9 @@ const maxKeptBytes = 16 << 10
 // DefaultBackoff is the wait before a call to the forge is tried again.
 const DefaultBackoff = time.Second
 
+// DefaultPatience is how long a forge may take to answer.
+const DefaultPatience = 30 * time.Second
+
 // Make makes the pull request unless there is one. What goes wrong is in the
 // outcome: finished work is never lost to a forge.
 func Make(ctx context.Context, r Request) work.PullRequest {
@@ -47,6 +51,9 @@ func Make(ctx context.Context, r Request) work.PullRequest {
 	}
 	if r.Backoff == 0 {
 		r.Backoff = DefaultBackoff
+	}
+	if r.Patience == 0 {
+		r.Patience = DefaultPatience
 	}
 	title, body, err := r.text()
 	var made work.PullRequest

@@ -9,8 +9,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +34,7 @@ type forge struct {
 	pulls   []map[string]any
 	calls   []string
 	bodies  map[string]map[string]any
+	faults  []string // of requests that are not as GitHub documents them
 	answers []answer // given first, to any call that creates
 }
 
@@ -58,6 +61,9 @@ func (f *forge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.Unmarshal(data, &body) // as above: its fields are missed
 	}
 	f.bodies[call] = body
+	if fault := misshapen(r, body); fault != "" {
+		f.faults = append(f.faults, call+": "+fault)
+	}
 	switch {
 	case r.Method == http.MethodGet:
 		if r.URL.Query().Get("head") != "owner:"+branch || r.URL.Query().Get("state") != "all" {
@@ -72,6 +78,49 @@ func (f *forge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		reply(w, http.StatusCreated, f.pulls[0])
 	}
+}
+
+// parameters are those that GitHub documents for each call, by the end of its path: with their types, in
+// docs.github.com/en/rest, version 2022-11-28.
+var parameters = map[string]map[string]string{
+	"GET /pulls":                {"state": "query", "head": "query", "base": "query", "sort": "query", "direction": "query", "per_page": "query", "page": "query"},
+	"POST /pulls":               {"title": "string", "head": "string", "base": "string", "body": "string", "draft": "bool", "maintainer_can_modify": "bool"},
+	"POST /labels":              {"labels": "[]interface {}"},
+	"POST /requested_reviewers": {"reviewers": "[]interface {}", "team_reviewers": "[]interface {}"},
+}
+
+// misshapen says what of a request GitHub's documentation does not know, empty if it knows all.
+func misshapen(r *http.Request, body map[string]any) string {
+	known := parameters[r.Method+" /"+path.Base(r.URL.Path)]
+	if known == nil {
+		return "no such call"
+	}
+	for name := range r.URL.Query() {
+		if known[name] != "query" {
+			return "unknown in the query: " + name
+		}
+	}
+	for name, value := range body {
+		if r.Method == http.MethodGet || known[name] != fmt.Sprintf("%T", value) {
+			return fmt.Sprintf("in the body: %s of type %T", name, value)
+		}
+	}
+	for _, need := range []string{"title", "head", "base"} {
+		if known[need] == "string" && body[need] == "" {
+			return "without its " + need
+		}
+	}
+	switch {
+	case !strings.Contains(r.Header.Get("Accept"), "application/vnd.github"):
+		return "Accept: " + r.Header.Get("Accept")
+	case r.Header.Get("X-Github-Api-Version") != "2022-11-28":
+		return "X-GitHub-Api-Version: " + r.Header.Get("X-Github-Api-Version")
+	case r.Method == http.MethodPost && r.Header.Get("Content-Type") != "application/json":
+		return "Content-Type: " + r.Header.Get("Content-Type")
+	case r.Header.Get("User-Agent") == "":
+		return "no User-Agent, which GitHub refuses"
+	}
+	return ""
 }
 
 func (f *forge) create(w http.ResponseWriter, body map[string]any) {
@@ -132,7 +181,11 @@ func publish(t *testing.T, f *forge, change func(*pullrequest.Request)) work.Pul
 	if change != nil {
 		change(&r)
 	}
-	return pullrequest.Make(t.Context(), r)
+	made := pullrequest.Make(t.Context(), r)
+	if len(f.faults) > 0 {
+		t.Errorf("requests that GitHub does not know: %q", f.faults)
+	}
+	return made
 }
 
 func TestPullRequestIsMade(t *testing.T) {
@@ -251,6 +304,31 @@ func TestTroubleOfTheForge(t *testing.T) {
 func limitHeader(d time.Duration) http.Header {
 	return http.Header{
 		"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Limit": {"60"}, "X-Ratelimit-Reset": {fmt.Sprint(time.Now().Add(d).Unix())},
+	}
+}
+
+// TestSilentForgeFailsInTime: neither a forge that takes the call and never answers, nor one that stops within its answer,
+// holds finished work up.
+func TestSilentForgeFailsInTime(t *testing.T) {
+	for name, begin := range map[string]func(http.ResponseWriter){
+		"silent":         func(http.ResponseWriter) {},
+		"stops in there": func(w http.ResponseWriter) { _, _ = io.WriteString(w, "[{"); w.(http.Flusher).Flush() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				begin(w)
+				<-r.Context().Done()
+			}))
+			t.Cleanup(server.Close)
+			pr := publish(t, &forge{}, func(r *pullrequest.Request) {
+				r.Spec.PR.APIURL, r.HTTPClient, r.Patience = server.URL, server.Client(), 50*time.Millisecond
+			})
+			if pr.Status != work.PRFailed || !strings.Contains(pr.Error, "the forge gave no answer within 50ms") || calls.Load() != 5 {
+				t.Errorf("%+v after %d calls", pr, calls.Load())
+			}
+		})
 	}
 }
 

@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/doctor"
+)
+
+// probeTimeout is how long a worker may take to run once, with its image to be pulled.
+const probeTimeout = 5 * time.Minute
+
+var errUnwell = errors.New("the doctor found what keeps drover from working")
+
+type doctorOptions struct {
+	serverOptions
+	output       string
+	repositories []string
+	timeout      time.Duration
+	noProbe      bool
+}
+
+func newDoctor(sh *shell) *cobra.Command {
+	var opts doctorOptions
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Examine Nomad, Consul, nodes, worker image, git and tokens, and say what to mend",
+		Long: `Examine whether a server with this configuration and environment can work: whether Nomad and
+Consul answer, their versions and clocks, each permission that the server's tokens need (by doing
+it once), the nodes' driver, control groups and room, the worker's image (by running it once), the
+git server, and the token that makes pull requests. Run it where the server runs. What it makes in
+Nomad and Consul it removes. The exit status is 1 when it finds what keeps drover from working.`,
+		Example: "  drover doctor --config /etc/drover/drover.hcl --repo https://git.example.com/team/app.git\n  drover doctor -o json",
+		Args:    arguments(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), opts, sh) },
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&opts.files, "config", "c", nil, "configuration file of the server; may be repeated")
+	flags.StringArrayVar(&opts.repositories, "repo", nil, "repository that workers are to reach; may be repeated (those of stored items if not given)")
+	flags.DurationVar(&opts.timeout, "probe-timeout", probeTimeout, "how long the worker that is run may take")
+	flags.BoolVar(&opts.noProbe, "no-probe", false, "run no worker")
+	bindOutput(cmd, &opts.output)
+	return cmd
+}
+
+func runDoctor(ctx context.Context, opts doctorOptions, sh *shell) error {
+	cfg, err := opts.load(sh)
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err != nil {
+		return err
+	}
+	findings, err := doctor.Run(ctx, doctor.Options{
+		Config: cfg, Getenv: sh.getenv, Version: release, Repositories: opts.repositories, ProbeTimeout: opts.timeout, SkipProbe: opts.noProbe,
+	})
+	if err != nil {
+		return err
+	}
+	if err := printFindings(findings, opts.output, sh); err != nil {
+		return err
+	}
+	failures := 0
+	for _, f := range findings {
+		if f.Status == doctor.Failure {
+			failures++
+		}
+	}
+	if failures > 0 {
+		return fmt.Errorf("%d findings: %w", failures, errUnwell)
+	}
+	return nil
+}
+
+func printFindings(findings []doctor.Finding, format string, sh *shell) error {
+	if format == formatJSON {
+		return printJSON(sh.out, findings)
+	}
+	p := newPrinter(sh)
+	for _, f := range findings {
+		p.printf("%s  %s: %s\n", p.colour(statusColours[f.Status], fmt.Sprintf("%-7s", f.Status)), f.Check, f.Says)
+		if f.Do != "" {
+			p.printf("         → %s\n", f.Do)
+		}
+	}
+	return p.err
+}
+
+var statusColours = map[doctor.Status]colour{
+	doctor.OK: green, doctor.Warning: yellow, doctor.Failure: red, doctor.Skipped: grey,
+}
+
+// colour writes a text in a colour.
+func (p *printer) colour(c colour, text string) string {
+	if !p.colours || c == 0 {
+		return text
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", c, text)
+}

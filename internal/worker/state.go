@@ -1,0 +1,65 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"drover/internal/work"
+	"drover/internal/worker/agent"
+)
+
+// stateInterval is how often an agent's conversation is saved while it works.
+const stateInterval = time.Minute
+
+// stateRef is where an item's agent's conversation is kept on the remote.
+func stateRef(item string) string { return "refs/drover/" + item + "/agent-state" }
+
+// restoreState gives the agent back what it knew of the conversation that it is
+// to go on with. Without it the agent begins a new one.
+func (d *development) restoreState(ctx context.Context) {
+	if d.conversation == nil || len(d.adapter.State()) == 0 || !d.repo.HasState() {
+		return
+	}
+	packed, err := d.repo.LoadState(ctx)
+	if err == nil {
+		err = d.runOf(ctx, "", 1).UnpackState(ctx, packed)
+	}
+	if err != nil && ctx.Err() == nil {
+		d.log.Warn("the agent's conversation could not be restored", "error", err)
+	}
+}
+
+// saveState keeps what the agent knows of its conversation, unless the attempt
+// is not the worker's any more. An attempt is as good without.
+func (w *worker) saveState(ctx context.Context) {
+	adapter := agent.For(w.envelope.Spec.Agent)
+	if adapter == nil || len(adapter.State()) == 0 || w.journal.progress().Conversation == nil {
+		return
+	}
+	packed, err := w.agentRun(adapter).PackState(ctx, w.Redactor.String)
+	if err == nil && packed != nil {
+		w.pushing.Lock()
+		defer w.pushing.Unlock()
+		err = w.leased(ctx, func(ctx context.Context) error { return w.repo.SaveState(ctx, packed) })
+	}
+	if err != nil && ctx.Err() == nil {
+		w.log.Warn("the agent's conversation is not kept", "error", err)
+	}
+}
+
+// keepState saves the conversation of an attempt after which it is to be gone on with.
+func (w *worker) keepState(ctx context.Context, reason work.Reason) {
+	if reason.CutOff() {
+		w.saveState(ctx)
+	}
+}
+
+// forgetState leaves nothing of a completed item's conversations in its repository.
+func (w *worker) forgetState(hold context.Context) {
+	if !w.repo.HasState() {
+		return
+	}
+	if err := w.leased(hold, w.repo.RemoveState); err != nil && hold.Err() == nil {
+		w.log.Warn("what was kept of the agent's conversation is not removed", "ref", stateRef(w.envelope.Item), "error", err)
+	}
+}
