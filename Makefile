@@ -48,6 +48,10 @@ model: ## Drive the orchestrator through 10,000 random orders of events, in virt
 bench: $(if $(engine),image,build) ## Measure latencies; ONLY=name for one benchmark, REAL=1 on the Nomad and Consul on the PATH
 	@go run ./internal/bench $(if $(ONLY),-only $(ONLY)) $(if $(REAL),-real)
 
+.PHONY: generate
+generate: ## Write docs/reference: what every command says of itself, as pages and man pages
+	go run ./internal/tools/reference
+
 .PHONY: clean
 clean: ## Remove what was built, except images
 	rm -rf bin build

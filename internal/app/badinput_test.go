@@ -19,7 +19,7 @@ func (s *spine) cli(args ...string) (int, string) {
 	s.t.Helper()
 	var stderr bytes.Buffer
 	cmd := exec.Command(filepath.Join(s.bin, "drover"), args...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "DROVER_TOKEN="+spineToken)
 	cmd.Stderr = &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError

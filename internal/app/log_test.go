@@ -135,7 +135,7 @@ func TestLogLevelsChangeAtRunTime(t *testing.T) {
 func (s *spine) drover(args ...string) (string, error) {
 	s.t.Helper()
 	cmd := exec.Command(filepath.Join(s.bin, "drover"), args...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "DROVER_TOKEN="+spineToken)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -33,6 +33,7 @@ const (
 	repository = "shop/checkout"
 	gitToken   = "git-token-of-the-spine"
 	forgeToken = "forge-token-of-the-spine"
+	spineToken = "token-of-the-spine"
 )
 
 // spine is everything around a server, real but for the forge and, unless it is
@@ -85,7 +86,7 @@ func newSurroundings(t *testing.T, nomad string) *spine {
 		t.Fatal(err)
 	}
 	s.address = fmt.Sprintf("127.0.0.1:%d", testkit.FreePorts(t, 1)[0])
-	client, err := api.NewClient(api.ClientOptions{Address: "http://" + s.address})
+	client, err := api.NewClient(api.ClientOptions{Address: "http://" + s.address, Token: spineToken})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,7 +91,7 @@ func (s *spine) reachable() {
 func (s *spine) submitByCommand(receiver *otlptest.Receiver, args ...string) string {
 	s.t.Helper()
 	cmd := exec.Command(filepath.Join(s.bin, "drover"), append([]string{"submit", "-o", "json", "--repo", s.git.URL(repository), "--task", "x"}, args...)...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "OTEL_EXPORTER_OTLP_ENDPOINT="+receiver.URL)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "DROVER_TOKEN="+spineToken, "OTEL_EXPORTER_OTLP_ENDPOINT="+receiver.URL)
 	out, err := cmd.Output()
 	var items []work.Item
 	if err == nil {

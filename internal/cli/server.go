@@ -2,11 +2,13 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"drover/internal/app"
 	"drover/internal/config"
+	"drover/internal/work"
 )
 
 type serverOptions struct {
@@ -66,6 +68,9 @@ func runServer(ctx context.Context, opts serverOptions, sh *shell) error {
 	}
 	if err := cfg.Validate(); err != nil {
 		return err
+	}
+	if cfg.HTTP.Token == "" {
+		return fmt.Errorf("a server needs a token that clients show: set %s or http.token_file; only drover dev runs without one, on a loopback address: %w", config.EnvToken, work.ErrInvalid)
 	}
 	logs, err := serverLogs(cfg, sh)
 	if err != nil {

@@ -21,7 +21,7 @@ const (
 	usageAge = 2 * time.Second
 	// usageTimeout bounds the question what attempts use: where Nomad's nodes are
 	// not to be reached, an overview is worth having without.
-	usageTimeout = time.Second
+	usageTimeout = 2 * time.Second
 )
 
 // Overview returns what runs and how the queues stand. Its status is left to the
@@ -136,7 +136,7 @@ func (o *Orchestrator) usedMB(ctx context.Context, a *work.Attempt) int {
 	}
 	mb, err := o.cluster.MemoryMB(ctx, a.Allocation)
 	if err != nil {
-		mb = 0
+		mb = old.mb // the last that was seen is better than nothing
 	}
 	o.usage.mu.Lock()
 	defer o.usage.mu.Unlock()
