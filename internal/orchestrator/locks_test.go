@@ -108,7 +108,7 @@ func TestStoppedWorkerKeepsItsSessionUntilItHasLeft(t *testing.T) {
 	s := c.start(faults{})
 	id := c.submit(s, 1)[0]
 	<-held
-	if _, err := s.Cancel(t.Context(), id, "a test"); err != nil {
+	if _, err := s.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "a test"}); err != nil {
 		t.Fatal(err)
 	}
 	c.clean()
