@@ -59,7 +59,12 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 		done.Stored = len(fresh)
 		return done, nil
 	}
-	err := o.storeAll(ctx, fresh)
+	var err error
+	for _, wave := range inOrder(fresh) {
+		if err = o.storeAll(ctx, wave); err != nil {
+			break
+		}
+	}
 	for _, item := range fresh {
 		if o.entry(item.ID) != nil {
 			done.Stored++

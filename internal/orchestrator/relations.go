@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"drover/internal/control"
 	"drover/internal/work"
@@ -128,6 +129,33 @@ func (o *Orchestrator) waves(b *batch) ([][]int, error) {
 		waves[d-1] = append(waves[d-1], i)
 	}
 	return waves, nil
+}
+
+// inOrder sorts items so that each comes after those that it depends on, as far
+// as they are among them: one that is stored first would depend on nothing.
+func inOrder(items []*work.Item) (waves [][]*work.Item) {
+	left := map[string]bool{}
+	for _, item := range items {
+		left[item.ID] = true
+	}
+	for len(items) > 0 {
+		var wave, later []*work.Item
+		for _, item := range items {
+			if slices.ContainsFunc(item.Spec.DependsOn, func(id string) bool { return left[id] }) {
+				later = append(later, item)
+			} else {
+				wave = append(wave, item)
+			}
+		}
+		if len(wave) == 0 { // a cycle, which no server ever stored
+			wave, later = later, nil
+		}
+		for _, item := range wave {
+			delete(left, item.ID)
+		}
+		waves, items = append(waves, wave), later
+	}
+	return waves
 }
 
 // canComplete returns work.ErrInvalid for an item on which none is to depend.

@@ -428,6 +428,35 @@ func TestDependenciesThatCannotBeAreRefused(t *testing.T) {
 	})
 }
 
+// TestImportedDependantsWaitAsBefore, whichever way the ids of a backup sort.
+func TestImportedDependantsWaitAsBefore(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, succeed)
+	s := c.start(faults{})
+	now := time.Now().UTC()
+	var backup []work.Item
+	for i := range 60 {
+		spec := work.Spec{Repository: modelRepositories[0], Task: strings.Repeat("x", 20000), NotBefore: now.Add(time.Hour)}
+		backup = append(backup, work.NewItem(work.NewID(now.Add(time.Duration(i)*time.Millisecond)), spec.WithDefaults(defaults()), now))
+		if i > 0 {
+			backup[i-1].Spec.DependsOn = []string{backup[i].ID}
+		}
+	}
+	if _, err := s.Import(t.Context(), backup, false); err != nil {
+		t.Fatal(err)
+	}
+	last := c.submit(s, 1)[0] // what would end at once has ended when this has
+	c.await(last, inState(work.StateCompleted))
+	for _, item := range backup {
+		c.await(item.ID, func(stored work.Item) error {
+			if stored.State != work.StateQueued {
+				t.Fatalf("item %s is %s: %s", stored.ID, stored.State, stored.Why)
+			}
+			return nil
+		})
+	}
+}
+
 func TestUniqueKeyReturnsTheFirstItem(t *testing.T) {
 	inModel(t, nil, func(t *testing.T, m *model) {
 		spec := work.Spec{Repository: modelRepositories[0], Task: "x", UniqueKey: "k"}
