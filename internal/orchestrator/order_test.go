@@ -52,14 +52,11 @@ func TestOrderForAnotherStateOfTheItemIsRefused(t *testing.T) {
 	c := newCluster(t, succeed)
 	s := c.start(faults{})
 	id := c.submit(s, 1, func(spec *work.Spec) { spec.NotBefore = time.Now().Add(time.Hour) })[0]
-	item, _, err := s.Item(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
 	stored := c.await(id, inState(work.StateQueued))
 	tag, three := control.ETag(stored), 3
 	first := control.Order{Verb: control.Prioritize, Priority: &three, Match: tag}
-	if item, err = s.Order(t.Context(), id, first); err != nil || control.ETag(item) == tag {
+	item, err := s.Order(t.Context(), id, first)
+	if err != nil || control.ETag(item) == tag {
 		t.Fatalf("%v", err)
 	}
 	for _, verb := range []control.Verb{control.Prioritize, control.Cancel, control.Remove} {
