@@ -46,12 +46,13 @@ func (o *Orchestrator) adoptChild(ctx context.Context, child work.Child) (*entry
 			return nil, err
 		}
 	}
-	envelope := item.Envelope(o.cfg.KVPrefix)
+	envelope := o.traced(item.Envelope(o.cfg.KVPrefix))
 	if err := o.ledger.Commit(ctx, work.Change{PutItem: &item}, work.Change{PutEnvelope: &envelope}); err != nil {
 		return nil, fmt.Errorf("store item %s: %w", item.ID, err)
 	}
 	e := o.add(&item)
 	o.track(e)
 	o.announce(&item)
+	o.observer.Applied(nil, &item)
 	return e, nil
 }

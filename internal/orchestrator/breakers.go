@@ -17,7 +17,7 @@ import (
 type breaker struct {
 	latch
 	work.Breaker
-	picked string // item that was let through last
+	picked string // item that is let through and not assigned yet
 }
 
 // breaker returns the breaker of a repository, by its key.
@@ -49,7 +49,7 @@ func (o *Orchestrator) closeBroken(now time.Time) {
 
 // setBreaker changes a breaker in memory. The caller holds its latch and mu.
 func (o *Orchestrator) setBreaker(b *breaker, next work.Breaker) {
-	b.Breaker = next
+	b.Breaker, b.picked = next, ""
 	if next.Closed() {
 		delete(o.broken, next.Repository)
 		o.queue.Close(next.Repository, false)

@@ -127,32 +127,48 @@ func (o *Orchestrator) cleanup(ctx context.Context, e *entry, a work.AttemptID) 
 	if attempt == nil || !attempt.State.Terminal() {
 		return
 	}
-	claim, _, err := o.store.Claim(ctx, a)
-	if err == nil {
-		err = o.store.EndSession(ctx, claim)
+	child, childErr := o.childOf(ctx, *attempt)
+	if childErr != nil || !child.Running() || time.Since(attempt.EndedAt) > leaveGrace {
+		claim, _, err := o.store.Claim(ctx, a)
+		if err == nil {
+			err = o.store.EndSession(ctx, claim)
+		}
+		o.complain("session of ended attempt not destroyed", a, err)
 	}
-	o.complain("session of ended attempt not destroyed", a, err)
-	if attempt.Child != "" {
-		o.complain("child of ended attempt not removed", a, o.removeChild(ctx, *attempt))
+	if child != nil {
+		childErr = o.removeChild(ctx, *attempt, *child)
 	}
+	o.complain("child of ended attempt not removed", a, childErr)
+}
+
+// leaveGrace is how long a worker that is stopped keeps its session, without which
+// it is fenced: with it, it still pushes what its agent has committed, and gives its
+// locks up. It is over what Nomad's clients allow between SIGTERM and SIGKILL.
+const leaveGrace = 40 * time.Second
+
+// childOf returns an attempt's child, nil if there is none.
+func (o *Orchestrator) childOf(ctx context.Context, attempt work.Attempt) (*work.Child, error) {
+	if attempt.Child == "" {
+		return nil, nil
+	}
+	child, err := o.cluster.Child(ctx, attempt.Child)
+	switch {
+	case errors.Is(err, work.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &child, nil
 }
 
 // exitGrace is how long a worker that has reported may take to exit by itself.
 const exitGrace = 30 * time.Second
 
-// removeChild stops the attempt's child if it runs, and removes it once it has
+// removeChild stops an attempt's child if it runs, and removes it once it has
 // ended and its output is kept. The end of what it stops brings it back here.
-func (o *Orchestrator) removeChild(ctx context.Context, attempt work.Attempt) error {
-	child, err := o.cluster.Child(ctx, attempt.Child)
-	if errors.Is(err, work.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	running, settling := false, false
+func (o *Orchestrator) removeChild(ctx context.Context, attempt work.Attempt, child work.Child) error {
+	running, settling := child.Running(), false
 	for _, a := range child.Allocations {
-		running = running || !a.Ended()
 		settling = settling || a.Ended() && !a.Settled()
 	}
 	if settling {

@@ -144,7 +144,7 @@ func (o *Orchestrator) diagnoseRun(ctx context.Context, d diagnosis, item *work.
 		if progress.LastTool != "" {
 			tool = ", last at " + progress.LastTool
 		}
-		d.say("It is %s, in iteration %d of %d%s; it said so %s ago.", progress.Phase, progress.Iteration, limits.MaxIterations, tool, rounded(now.Sub(progress.At)))
+		d.say("It is %s, in iteration %d of %d%s; it said so %s ago.", doing(progress.Phase), progress.Iteration, limits.MaxIterations, tool, rounded(now.Sub(progress.At)))
 	}
 	if heard := o.lastBeat(a.ID); heard.at.IsZero() {
 		d.say("This leader has not heard a heartbeat of it yet; without one for %s it is ended as %s.", limits.HeartbeatTTL, work.ReasonHeartbeatLost)
@@ -155,6 +155,23 @@ func (o *Orchestrator) diagnoseRun(ctx context.Context, d diagnosis, item *work.
 		}
 	}
 	d.say("Its time is up at %s.", stamp(a.StartedAt.Add(limits.Timeout.Std())))
+}
+
+// doing is what a worker does in a phase.
+func doing(phase work.Phase) string {
+	switch phase {
+	case work.PhaseLocking:
+		return "waiting for the paths that it locks"
+	case work.PhasePreparing:
+		return "preparing the repository"
+	case work.PhaseAgent:
+		return "running its agent"
+	case work.PhaseTesting:
+		return "testing"
+	case work.PhasePublish:
+		return "publishing its work"
+	}
+	return string(phase)
 }
 
 // completed is about an item that is done, and its pull request.

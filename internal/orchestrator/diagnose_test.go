@@ -224,7 +224,7 @@ func TestExplainsARunningAttempt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.wantExplained(s, id, "It is agent, in iteration 3 of 20, last at Edit main.go; it said so ", "Its last heartbeat came ", "without one for 2m0s it is ended as heartbeat_lost")
+	c.wantExplained(s, id, "It is running its agent, in iteration 3 of 20, last at Edit main.go; it said so ", "Its last heartbeat came ", "without one for 2m0s it is ended as heartbeat_lost")
 }
 
 func TestExplainsThatNomadOrConsulIsAway(t *testing.T) {

@@ -138,11 +138,8 @@ func (o *Orchestrator) send(ctx context.Context, e *entry) error {
 // envelope returns what to dispatch: the whole, or a reference to the whole in
 // KV when it does not fit a payload.
 func (o *Orchestrator) envelope(ctx context.Context, item *work.Item) (work.Envelope, error) {
-	envelope := item.Envelope(o.cfg.KVPrefix)
+	envelope := o.traced(item.Envelope(o.cfg.KVPrefix))
 	envelope.Resume.LastLog = o.lastLog(ctx, item)
-	if o.cfg.Traced {
-		envelope.Traceparent = work.Traceparent(envelope.Attempt)
-	}
 	data, err := json.Marshal(envelope)
 	if err != nil {
 		return work.Envelope{}, fmt.Errorf("envelope of attempt %s: %w", envelope.Attempt, err)

@@ -1,6 +1,7 @@
 package orchestrator_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -83,6 +84,44 @@ func TestReleasedLocksEndTheirHolder(t *testing.T) {
 		t.Errorf("%+v %v", again, err)
 	}
 	c.clean()
+}
+
+// TestStoppedWorkerKeepsItsSessionUntilItHasLeft has a worker that is told to stop look whether it may still push.
+func TestStoppedWorkerKeepsItsSessionUntilItHasLeft(t *testing.T) {
+	t.Parallel()
+	held := make(chan struct{})
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		a, err := r.hold("src")
+		if err != nil {
+			t.Error(err)
+			return nomadd.Exit{Code: 1}
+		}
+		close(held)
+		exit := untilKilled(r)
+		for what, do := range map[string]func(context.Context) error{"confirm": a.Confirm, "unlock": a.UnlockAll} {
+			if err := do(context.Background()); err != nil {
+				t.Errorf("%s by a worker that stops: %v", what, err)
+			}
+		}
+		return exit
+	})
+	s := c.start(faults{})
+	id := c.submit(s, 1)[0]
+	<-held
+	if _, err := s.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	c.clean()
+	if locks, err := s.Locks(t.Context(), ""); err != nil || len(locks) > 0 {
+		t.Errorf("locks %+v, %v", locks, err)
+	}
+	testkit.Eventually(t, patience, func() error {
+		sessions, _, err := c.consul.Session().List(nil)
+		if err != nil || len(sessions) > 1 { // the server's own
+			return fmt.Errorf("%d sessions, %w", len(sessions), err)
+		}
+		return nil
+	})
 }
 
 // TestLocksOfADeadWorkerAreFreedByTheLeader kills a worker that can tell nobody. Its locks are not given to another at once:

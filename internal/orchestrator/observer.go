@@ -103,3 +103,11 @@ func (o *Orchestrator) Census(now time.Time) control.Census {
 	}
 	return census
 }
+
+// traced tells a worker which trace it belongs to, where anything is traced.
+func (o *Orchestrator) traced(e work.Envelope) work.Envelope {
+	if o.cfg.Traced {
+		e.Traceparent = work.Traceparent(e.Attempt)
+	}
+	return e
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,10 +168,10 @@ func TestBreakerOpensAndLetsOneThroughWhoeverLeads(t *testing.T) {
 
 func TestFailedTrialHasTheBreakerWaitLonger(t *testing.T) {
 	inModel(t, nil, func(t *testing.T, m *model) {
-		id := m.send(t, make([]work.Spec, 3)...)
+		m.send(t, make([]work.Spec, 3)...)
 		m.finish(work.ReasonGitAuthFailed)
 		for i, pause := range []time.Duration{5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 40 * time.Minute, time.Hour, time.Hour} {
-			id = m.send(t, work.Spec{})
+			id := m.send(t, work.Spec{})
 			time.Sleep(pause - time.Second)
 			synctest.Wait()
 			m.expect(t, id[0], work.StateQueued)
@@ -205,6 +206,24 @@ func TestTrippedBreakerHoldsItemsUntilItIsReset(t *testing.T) {
 		m.expect(t, items[0].ID, work.StateAssigned)
 		if _, err := m.o.ResetBreaker(t.Context(), "git.example.org/a/b"); !errors.Is(err, work.ErrNotFound) {
 			t.Fatal(err)
+		}
+	})
+}
+
+// TestOldTrialDoesNotHoldUpTheNext: it runs on, but the breaker was reset since.
+func TestOldTrialDoesNotHoldUpTheNext(t *testing.T) {
+	inModel(t, nil, func(t *testing.T, m *model) {
+		for range 2 {
+			if _, err := m.o.TripBreaker(t.Context(), control.Trip{Repository: modelRepositories[0], For: work.Duration(time.Minute)}); err != nil {
+				t.Fatal(err)
+			}
+			id := m.send(t, work.Spec{})[0]
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			m.expect(t, id, work.StateAssigned)
+			if _, err := m.o.ResetBreaker(t.Context(), modelRepositories[0]); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }
@@ -454,12 +473,12 @@ func TestUniqueKeyReturnsTheFirstItem(t *testing.T) {
 
 // shelfArchive keeps what it is given, unless it fails.
 type shelfArchive struct {
-	fails bool
+	fails atomic.Bool
 	items []work.Archived
 }
 
 func (a *shelfArchive) Keep(_ context.Context, items []work.Archived) error {
-	if a.fails {
+	if a.fails.Load() {
 		return errors.New("the disk is full")
 	}
 	a.items = append(a.items, items...)
@@ -467,7 +486,8 @@ func (a *shelfArchive) Keep(_ context.Context, items []work.Archived) error {
 }
 
 func TestFinishedItemsAreArchivedAndRemoved(t *testing.T) {
-	archive := &shelfArchive{fails: true}
+	archive := &shelfArchive{}
+	archive.fails.Store(true)
 	inModel(t, func(c *orchestrator.Config) {
 		c.Retention = orchestrator.Retention{KeepFor: 24 * time.Hour, Archive: archive}
 		c.MaxInFlight = 200
@@ -486,7 +506,7 @@ func TestFinishedItemsAreArchivedAndRemoved(t *testing.T) {
 		if len(m.removed) > 0 {
 			t.Fatalf("%d items are removed that could not be archived", len(m.removed))
 		}
-		archive.fails = false
+		archive.fails.Store(false)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if len(m.removed) != len(ids) || len(archive.items) != len(ids) || len(m.items) != 2 || len(m.claims)+len(m.progress)+len(m.results) != 0 {

@@ -143,12 +143,14 @@ func (t *Traces) Loaded(items []*work.Item) {
 
 // Applied tells the phases that came to their end with a transition.
 func (t *Traces) Applied(before, after *work.Item) {
-	if t.provider == nil || before == nil {
+	if t.provider == nil {
 		return
 	}
 	told := map[trace.SpanID]bool{}
-	for _, p := range phasesOf(before) {
-		told[p.id] = true
+	if before != nil {
+		for _, p := range phasesOf(before) {
+			told[p.id] = true
+		}
 	}
 	for _, p := range phasesOf(after) {
 		if !told[p.id] {

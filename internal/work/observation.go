@@ -2,6 +2,7 @@ package work
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,11 @@ type Child struct {
 	Submitted   time.Time
 	Blocked     string // why it can't be placed, empty if it can
 	Allocations []Allocation
+}
+
+// Running reports whether a worker of the child may still work. Of no child none does.
+func (c *Child) Running() bool {
+	return c != nil && slices.ContainsFunc(c.Allocations, func(a Allocation) bool { return !a.Ended() })
 }
 
 // Allocation is what Nomad says about one allocation of a child.

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"drover/internal/wait"
 	"drover/internal/work"
+	"drover/internal/worker/redact"
 )
 
 var heldByAnother = &work.LockedError{Path: "src/a", Held: work.HeldPath{Path: "src"}, Holder: work.Lock{Item: "i", Attempt: "i.2"}}
@@ -21,7 +23,10 @@ func declares(t *testing.T, claim *fakeClaim, test func(w *worker, hold context.
 	synctest.Test(t, func(t *testing.T) {
 		hold, lose := context.WithCancelCause(t.Context())
 		defer lose(nil)
-		w := &worker{claim: claim, log: hclog.NewNullLogger()}
+		w := &worker{
+			Options: Options{Tracer: noop.NewTracerProvider().Tracer(""), Redactor: redact.New()}, claim: claim, log: hclog.NewNullLogger(),
+		}
+		w.metrics = newMetrics(w)
 		w.envelope.Spec.Paths = []string{"src/a"}
 		w.heart = newHeart(claim, testTTL, time.Now(), func() string { return "" }, lose, w.log)
 		w.journal = newJournal(claim, w.envelope, "", w.log)

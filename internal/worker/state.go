@@ -56,6 +56,8 @@ func (w *worker) keepState(ctx context.Context, reason work.Reason) {
 
 // forgetState leaves nothing of a completed item's conversations in its repository.
 func (w *worker) forgetState(hold context.Context) {
+	w.pushing.Lock()
+	defer w.pushing.Unlock()
 	if !w.repo.HasState() {
 		return
 	}
