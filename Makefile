@@ -48,6 +48,15 @@ model: ## Drive the orchestrator through 10,000 random orders of events, in virt
 bench: $(if $(engine),image,build) ## Measure latencies; ONLY=name for one benchmark, REAL=1 on the Nomad and Consul on the PATH
 	@go run ./internal/bench $(if $(ONLY),-only $(ONLY)) $(if $(REAL),-real)
 
+fuzzed := work:FuzzSpec work:FuzzPaths cli:FuzzItems config:FuzzFile api:FuzzBodies api:FuzzQuery \
+	worker/agent:FuzzReaders worker/testrun:FuzzCounter worker/testrun:FuzzReport
+
+.PHONY: fuzz
+fuzz: ## Feed every parser what comes to mind, MINUTES=5 each
+	@for f in $(fuzzed); do \
+		go test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(or $(MINUTES),5)m ./internal/$${f%:*} || exit 1; \
+	done
+
 .PHONY: generate
 generate: ## Write docs/reference: what every command says of itself, as pages and man pages
 	go run ./internal/tools/reference

@@ -87,6 +87,9 @@ func submissionLines(body io.Reader, rc *http.ResponseController) func() (contro
 		}
 		switch err := scanner.Err(); {
 		case err == nil:
+			// Nothing more is read: a limit that ran out while the items are stored
+			// would be taken for a client that has gone.
+			_ = rc.SetReadDeadline(time.Time{})
 			return s, io.EOF
 		case errors.Is(err, bufio.ErrTooLong):
 			return s, fmt.Errorf("line %d is over %d bytes: %w", line+1, maxLine, work.ErrInvalid)

@@ -164,7 +164,7 @@ func (s *spine) start() *process {
 	s.t.Helper()
 	p := &process{cmd: exec.Command(filepath.Join(s.bin, "drover"), "server", "--config", s.config), log: &bytes.Buffer{}, done: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env = append(append(os.Environ(), "DROVER_LOG_LEVEL=debug"), s.env...)
+	p.cmd.Env = append(append(os.Environ(), "DROVER_TOKEN="+spineToken, "DROVER_LOG_LEVEL=debug"), s.env...)
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

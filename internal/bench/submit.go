@@ -30,7 +30,7 @@ const (
 	// rawFlight is how many raw transactions are under way at a time: as many as drover's.
 	rawFlight = 4
 	// submitRounds is how often both are measured; the middle one counts.
-	submitRounds = 1
+	submitRounds = 3
 
 	listCalls  = 100
 	listTarget = 50 * time.Millisecond
