@@ -129,16 +129,25 @@ func (o *Orchestrator) cleanup(ctx context.Context, e *entry, a work.AttemptID) 
 	}
 	child, childErr := o.childOf(ctx, *attempt)
 	if childErr != nil || !child.Running() || time.Since(attempt.EndedAt) > leaveGrace {
-		claim, _, err := o.store.Claim(ctx, a)
-		if err == nil {
-			err = o.store.EndSession(ctx, claim)
+		if err := o.endSession(ctx, a); err != nil {
+			o.complain("session of ended attempt not destroyed", a, err)
+			if !child.Running() {
+				return // its child is what has this tried again
+			}
 		}
-		o.complain("session of ended attempt not destroyed", a, err)
 	}
 	if child != nil {
 		childErr = o.removeChild(ctx, *attempt, *child)
 	}
 	o.complain("child of ended attempt not removed", a, childErr)
+}
+
+func (o *Orchestrator) endSession(ctx context.Context, a work.AttemptID) error {
+	claim, _, err := o.store.Claim(ctx, a)
+	if err != nil {
+		return err
+	}
+	return o.store.EndSession(ctx, claim)
 }
 
 // leaveGrace is how long a worker that is stopped keeps its session, without which

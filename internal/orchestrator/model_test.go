@@ -451,6 +451,20 @@ func sequence(steps []step) (err error) {
 	return m.settle()
 }
 
+// TestSessionIsEndedWhenConsulIsBack: a cancelled worker leaves while Consul is
+// away, so that its session can't be ended then.
+func TestSessionIsEndedWhenConsulIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var steps []step
+		for _, what := range []string{"lose_events", "submit", "place", "cancel", "consul_down", "minute"} {
+			steps = append(steps, step{what: what})
+		}
+		if err := sequence(steps); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestEndOfATwinIsNotTheAttempts: nobody saw the first allocation start when the
 // second one, which may not work, has ended already.
 func TestEndOfATwinIsNotTheAttempts(t *testing.T) {
