@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
+	"golang.org/x/sync/errgroup"
 
 	"drover/internal/work"
 )
@@ -42,15 +45,23 @@ func readDocuments(name string, data []byte) ([]document, error) {
 	return documents, err
 }
 
+// decodeChunk is how many documents are decoded at a time by one processor.
+const decodeChunk = 512
+
 func decodeAll(name string, documents []document) ([]work.Spec, error) {
-	var err error
-	specs := make([]work.Spec, len(documents))
-	var faults []error
-	for i, d := range documents {
-		if specs[i], err = d.decode(name); err != nil {
-			faults = append(faults, err)
-		}
+	specs, errs := make([]work.Spec, len(documents)), make([]error, len(documents))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for begin := 0; begin < len(documents); begin += decodeChunk {
+		group.Go(func() error {
+			for i := begin; i < min(begin+decodeChunk, len(documents)); i++ {
+				specs[i], errs[i] = documents[i].decode(name)
+			}
+			return nil
+		})
 	}
+	_ = group.Wait() // faults are told in order
+	faults := slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	const more = 1
 	switch {
 	case len(faults) > more:
