@@ -65,8 +65,12 @@ func TestPrometheusScrapesServerAndWorker(t *testing.T) {
 		})
 	})
 	for name, address := range map[string]string{"server": s.address, "worker": health} {
+		metrics, err := s.read("http://" + address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
 		check := exec.Command(testkit.PrometheusBinary(t, "promtool"), "check", "metrics")
-		check.Stdin = strings.NewReader(s.read("http://" + address + "/metrics"))
+		check.Stdin = strings.NewReader(metrics)
 		if out, err := check.CombinedOutput(); err != nil {
 			t.Errorf("promtool check metrics of the %s: %v\n%s", name, err, out)
 		}

@@ -3,10 +3,12 @@ package app_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -77,6 +79,7 @@ func TestSecretsAreFoundNowhere(t *testing.T) {
 	ids := s.submitSpecs([]work.Spec{
 		specification(work.ProviderGitHub, "0"), specification(work.ProviderRequestPull, "0"), specification(work.ProviderGitHub, "7"),
 	})
+	seen := s.seenInNomad(ids)
 	for i, state := range []work.State{work.StateCompleted, work.StateCompleted, work.StateFailed} {
 		if item := s.await(ids[i]); item.State != state {
 			t.Errorf("item %d is %s: %s", i, item.State, item.Why)
@@ -86,6 +89,7 @@ func TestSecretsAreFoundNowhere(t *testing.T) {
 		}
 	}
 	kept := s.kept()
+	maps.Copy(kept, seen)
 	for _, id := range ids {
 		kept["the kept logs"] += s.keptLogs(id)
 	}
@@ -124,30 +128,62 @@ func (s *spine) kept() map[string]string {
 	for _, pair := range pairs {
 		kept["Consul's KV"] += pair.Key + " " + string(pair.Value) + "\n"
 	}
-	kept["the server's API"] = s.read("http://" + s.address + "/v1/items")
-	nomad := s.nomadClient()
-	jobs, _, err := nomad.Jobs().List(nil)
+	kept["the server's API"], err = s.read("http://" + s.address + "/v1/items")
 	if err != nil {
 		s.t.Fatal(err)
-	}
-	for _, stub := range jobs {
-		job, _, err := nomad.Jobs().Info(stub.ID, nil)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		kept["Nomad's jobs"] += s.read(s.nomad+"/v1/job/"+url.PathEscape(stub.ID)) + string(job.Payload) + "\n"
-	}
-	allocations, _, err := nomad.Allocations().List(nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, a := range allocations {
-		kept["Nomad's allocations"] += s.read(s.nomad + "/v1/allocation/" + a.ID)
-		for _, stream := range []string{"stdout", "stderr"} {
-			kept["the workers' logs"] += s.read(s.nomad + "/v1/client/fs/logs/" + a.ID + "?plain=true&task=worker&type=" + stream)
-		}
 	}
 	return kept
+}
+
+// seenInNomad returns all that could be read in Nomad while items ran: it is
+// removed soon after. What one place said last is kept.
+func (s *spine) seenInNomad(ids []string) map[string]string {
+	s.t.Helper()
+	seen := map[string]map[string]string{"Nomad's jobs": {}, "Nomad's allocations": {}, "the workers' logs": {}}
+	note := func(place, path string) {
+		if text, err := s.read(s.nomad + path); err == nil { // or else it was just removed
+			seen[place][path] = text
+		}
+	}
+	nomad := s.nomadClient()
+	testkit.Eventually(s.t, patience, func() error {
+		jobs, _, err := nomad.Jobs().List(nil)
+		if err != nil {
+			return err
+		}
+		for _, stub := range jobs {
+			note("Nomad's jobs", "/v1/job/"+url.PathEscape(stub.ID))
+			if job, _, err := nomad.Jobs().Info(stub.ID, nil); err == nil {
+				seen["Nomad's jobs"]["payload of "+stub.ID] = string(job.Payload)
+			}
+		}
+		allocations, _, err := nomad.Allocations().List(nil)
+		if err != nil {
+			return err
+		}
+		for _, a := range allocations {
+			note("Nomad's allocations", "/v1/allocation/"+a.ID)
+			for _, stream := range []string{"stdout", "stderr"} {
+				note("the workers' logs", "/v1/client/fs/logs/"+a.ID+"?plain=true&task=worker&type="+stream)
+			}
+		}
+		return s.allEnded(ids)
+	})
+	texts := map[string]string{}
+	for place, parts := range seen {
+		texts[place] = strings.Join(slices.Collect(maps.Values(parts)), "\n")
+	}
+	return texts
+}
+
+func (s *spine) allEnded(ids []string) error {
+	for _, id := range ids {
+		item, _, err := s.client.Item(s.t.Context(), id)
+		if err != nil || !item.State.Terminal() {
+			return fmt.Errorf("item %s is %s %w", id, item.State, err)
+		}
+	}
+	return nil
 }
 
 // keptLogs waits until the output of an item's attempt is kept.
@@ -164,16 +200,20 @@ func (s *spine) keptLogs(id string) (text string) {
 	return text
 }
 
-func (s *spine) read(address string) string {
-	s.t.Helper()
-	answer, err := (&http.Client{Transport: s.transport}).Get(address)
+func (s *spine) read(address string) (string, error) {
+	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, address, nil)
 	if err != nil {
-		s.t.Fatal(err)
+		return "", err
+	}
+	request.Header.Set("Authorization", "Bearer "+spineToken) // which Nomad does not heed
+	answer, err := (&http.Client{Transport: s.transport}).Do(request)
+	if err != nil {
+		return "", err
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		s.t.Fatalf("read %s: %s %v", address, answer.Status, err)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("read %s: %s", address, answer.Status)
 	}
-	return string(body)
+	return string(body), err
 }
