@@ -23,6 +23,8 @@ const DefaultPrefix = "drover/"
 //	breakers/<repository>  work.Breaker; written by the leader only
 //	logs/<item>/<attempt>  last lines of an attempt's output, compressed
 //	tokens/<token>         work.Token; a client's credential, its secret hashed
+//
+// The folders results/ and locks/ have empty keys of their own, see Term.keepFolders.
 type Keys struct{ prefix string }
 
 // NewKeys returns the layout below prefix, DefaultPrefix if it is empty.

@@ -69,7 +69,11 @@ func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 	if who.Health != nil {
 		t.tasks.Go(t.tellHealth)
 	}
-	if err := t.acquire(); err != nil {
+	err := t.acquire()
+	if err == nil {
+		err = t.keepFolders()
+	}
+	if err != nil {
 		t.cancel(err)
 		t.tasks.Wait()
 		t.leave()
@@ -78,6 +82,14 @@ func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 	t.tagLeader()
 	t.tasks.Go(func() { t.runCommits(t.ctx) })
 	return t, nil
+}
+
+// keepFolders makes the keys of the folders that a leader watches: a watch of a
+// folder in which no key was ever written wakes with every write in all of Consul
+// (1.14.11, agent/consul/state/kvs.go).
+func (t *Term) keepFolders() error {
+	keys := t.client.Keys
+	return t.send(t.ctx, api.TxnOps{set(keys.Results(), nil), set(keys.Locks(), nil)})
 }
 
 // Context ends with the term; its cause says why.

@@ -315,3 +315,35 @@ func TestRemovedItemLeavesNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestWatchesSleepThroughOtherWrites: a watch of a folder that never had a key
+// wakes with every write there is in Consul.
+func TestWatchesSleepThroughOtherWrites(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		client := open()
+		term := lead(t, client, "a")
+		watches := map[string]func(context.Context, uint64) (uint64, error){
+			"results": func(ctx context.Context, index uint64) (uint64, error) {
+				_, next, err := client.Results(ctx, index)
+				return next, err
+			},
+			"locks": func(ctx context.Context, index uint64) (uint64, error) {
+				_, next, err := client.Locks(ctx, index)
+				return next, err
+			},
+		}
+		for name, watch := range watches {
+			before, err := watch(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			item := newItem(name)
+			if err := term.Commit(t.Context(), work.Change{PutItem: item}); err != nil {
+				t.Fatal(err)
+			}
+			if after, err := watch(t.Context(), 0); err != nil || after != before {
+				t.Errorf("the index of %s went from %d to %d with another folder's write: %v", name, before, after, err)
+			}
+		}
+	})
+}
