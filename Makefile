@@ -36,6 +36,7 @@ lint: ## Check format, go vet and staticcheck
 .PHONY: test
 test: lint consul $(if $(engine),image,build) ## Check all that CI checks: lint, and the tests with the race detector
 	@$(if $(engine),,echo "no Docker engine answers: the tests that need one are skipped")
+	$(MAKE) --no-print-directory demo
 	$(MAKE) --no-print-directory model
 	CGO_ENABLED=1 DROVER_TEST_MUST_RUN=consul $(if $(engine),DROVER_TEST_IMAGE=drover-worker-demo:dev) \
 		go tool gotestsum --format pkgname -- -race -p 2 -timeout 15m ./...

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"drover/internal/config"
+	"drover/internal/control"
 	"drover/internal/testkit/gittest"
 	"drover/internal/work"
 )
@@ -138,8 +139,8 @@ func (d *drover) submit(ctx context.Context, args []string) (work.Item, error) {
 	if d.driver == config.DriverRawExec {
 		command = d.path(agent)
 	}
-	items, err := d.call(ctx, append(args, "-o", "json", "--", command)...)
-	if err != nil {
+	var items []work.Item
+	if err := d.call(ctx, &items, append(args, "-o", "json", "--", command)...); err != nil {
 		return work.Item{}, err
 	}
 	if len(items) != 1 {
@@ -150,32 +151,31 @@ func (d *drover) submit(ctx context.Context, args []string) (work.Item, error) {
 
 // list returns drover's items by id.
 func (d *drover) list(ctx context.Context) (map[string]work.Item, error) {
-	items, err := d.call(ctx, "list", "-o", "json")
-	if err != nil {
+	var page control.Page
+	if err := d.call(ctx, &page, "list", "-o", "json"); err != nil {
 		return nil, err
 	}
 	byID := map[string]work.Item{}
-	for _, item := range items {
+	for _, item := range page.Items {
 		byID[item.ID] = item
 	}
 	return byID, nil
 }
 
-// call runs the CLI, which prints items.
-func (d *drover) call(ctx context.Context, args ...string) ([]work.Item, error) {
+// call runs the CLI and reads what it prints.
+func (d *drover) call(ctx context.Context, into any, args ...string) error {
 	cmd := exec.CommandContext(ctx, d.path("drover"), args...)
 	cmd.Env = append(os.Environ(), "DROVER_ADDR="+d.address)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("drover %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+		return fmt.Errorf("drover %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
 	}
-	var items []work.Item
-	if err := json.Unmarshal(out, &items); err != nil {
-		return nil, fmt.Errorf("read what drover %s printed: %w", args[0], err)
+	if err := json.Unmarshal(out, into); err != nil {
+		return fmt.Errorf("read what drover %s printed: %w", args[0], err)
 	}
-	return items, nil
+	return nil
 }
 
 // stop interrupts drover dev and waits for its end.

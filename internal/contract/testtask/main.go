@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// linger is how long a task that prints something stays before it leaves: Nomad
-// ends its log collector with the container, read or not (2.0.5, docker driver).
+// linger is how long a task that prints something stays in a container before it
+// leaves: Nomad ends its log collector with the container, read or not (2.0.5).
 const linger = time.Second
 
 func main() {
@@ -31,7 +31,7 @@ func main() {
 		args = []string{"exit", "0"}
 	}
 	code := run(args, os.Stdout, os.Stderr)
-	if slices.Contains([]string{"lines", "env", "payload", "limits"}, args[0]) {
+	if os.Getpid() == 1 && slices.Contains([]string{"lines", "env", "payload", "limits"}, args[0]) {
 		time.Sleep(linger)
 	}
 	os.Exit(code)
