@@ -20,7 +20,7 @@ import (
 
 // linger is how long a task that prints something stays in a container before it
 // leaves: Nomad ends its log collector with the container, read or not (2.0.5).
-const linger = 3 * time.Second
+const linger = time.Second
 
 func main() {
 	args := os.Args[1:]
