@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -528,17 +529,40 @@ func TestFollowEndsWithTheAttempt(t *testing.T) {
 	})
 	s := c.start(faults{})
 	id := c.submit(s, 1)[0]
-	c.await(id, inState(work.StateInProgress))
-	var out, errs strings.Builder
+	testkit.Eventually(t, patience, func() error { // what is stored is a moment ahead of what the leader knows
+		item, _, err := s.Item(t.Context(), id)
+		if err == nil && item.State != work.StateInProgress {
+			err = fmt.Errorf("%s", item.State)
+		}
+		return err
+	})
+	out, errs := &firstWords{said: make(chan struct{})}, &strings.Builder{}
 	done := make(chan error, 1)
-	go func() { done <- s.Follow(t.Context(), id, &out, &errs) }()
+	go func() { done <- s.Follow(t.Context(), id, out, errs) }()
+	select {
+	case <-out.said:
+	case err := <-done:
+		t.Fatal(err)
+	}
 	close(proceed)
 	if err := <-done; err != nil || out.String() != "first\nlast\n" {
 		t.Fatalf("%q %v", out.String(), err)
 	}
-	if err := s.Follow(t.Context(), id, &out, &errs); !errors.Is(err, work.ErrNotFound) {
+	if err := s.Follow(t.Context(), id, out, errs); !errors.Is(err, work.ErrNotFound) {
 		t.Fatalf("following an attempt that has ended: %v", err)
 	}
+}
+
+// firstWords tells when something was written to it.
+type firstWords struct {
+	strings.Builder
+	once sync.Once
+	said chan struct{}
+}
+
+func (f *firstWords) Write(p []byte) (int, error) {
+	defer f.once.Do(func() { close(f.said) })
+	return f.Builder.Write(p)
 }
 
 // unreachable is a Nomad that does not answer.
