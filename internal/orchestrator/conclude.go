@@ -110,19 +110,26 @@ func (o *Orchestrator) evidence(ctx context.Context, a work.AttemptID, end work.
 // once the logs are kept. A worker that ended by itself has given its locks up;
 // of another nobody knows whether its last push is over, so those are free after
 // the lock delay.
+//
+// Whoever comes while it is under way has it done once more: what made them come
+// may have happened after it looked.
 func (o *Orchestrator) cleanup(ctx context.Context, e *entry, a work.AttemptID) {
 	o.mu.Lock()
-	busy := o.cleaning[a]
-	o.cleaning[a] = true
-	o.mu.Unlock()
-	if busy {
+	defer o.mu.Unlock()
+	if _, busy := o.cleaning[a]; busy {
+		o.cleaning[a] = true
 		return
 	}
-	defer func() {
+	for again := true; again && ctx.Err() == nil; again = o.cleaning[a] {
+		o.cleaning[a] = false
+		o.mu.Unlock()
+		o.cleanOnce(ctx, e, a)
 		o.mu.Lock()
-		defer o.mu.Unlock()
-		delete(o.cleaning, a)
-	}()
+	}
+	delete(o.cleaning, a)
+}
+
+func (o *Orchestrator) cleanOnce(ctx context.Context, e *entry, a work.AttemptID) {
 	attempt := e.item.Load().Attempt(a.Number())
 	if attempt == nil || !attempt.State.Terminal() {
 		return

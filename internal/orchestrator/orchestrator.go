@@ -89,9 +89,9 @@ type Orchestrator struct {
 	dependants map[string]map[string]bool // ids of queued items, by the item that is to complete first
 	withChild  map[string]bool            // items of which Nomad has a child; nil until it was asked
 	doomed     []*entry                   // queued items that depend on one that did not complete
-	cleaning   map[work.AttemptID]bool
-	memory     map[string]int  // by repository: MiB its items outgrew their limits to
-	reported   map[string]bool // children that are not ours, said once
+	cleaning   map[work.AttemptID]bool    // attempts that are cleaned up after; true once that is to be done again
+	memory     map[string]int             // by repository: MiB its items outgrew their limits to
+	reported   map[string]bool            // children that are not ours, said once
 	beats      map[work.AttemptID]beat
 }
 

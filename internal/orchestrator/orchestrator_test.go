@@ -565,6 +565,60 @@ func (f *firstWords) Write(p []byte) (int, error) {
 	return f.Builder.Write(p)
 }
 
+// unheard is a Nomad whose answers to dispatches get lost, and that lists no child
+// until it is heard again.
+type unheard struct {
+	orchestrator.Cluster
+	again      atomic.Bool
+	dispatched chan struct{}
+}
+
+func (u *unheard) Dispatch(ctx context.Context, e work.Envelope) (string, error) {
+	child, err := u.Cluster.Dispatch(ctx, e)
+	if err != nil || u.again.Load() {
+		return child, err
+	}
+	select {
+	case u.dispatched <- struct{}{}:
+	default:
+	}
+	return "", fmt.Errorf("no answer: %w", work.ErrUnknownOutcome)
+}
+
+func (u *unheard) Children(ctx context.Context) ([]work.Child, uint64, error) {
+	children, index, err := u.Cluster.Children(ctx)
+	if !u.again.Load() {
+		children = nil
+	}
+	return children, index, err
+}
+
+func (u *unheard) Watch(ctx context.Context, index uint64, seen func(work.Allocation)) error {
+	return u.Cluster.Watch(ctx, index, func(a work.Allocation) {
+		if u.again.Load() {
+			seen(a)
+		}
+	})
+}
+
+// TestChildOfACancelledDispatchIsRemoved cancels an item whose dispatch was never answered, and yet took place.
+func TestChildOfACancelledDispatchIsRemoved(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, untilKilled)
+	nomad := &unheard{dispatched: make(chan struct{}, 1)}
+	s := c.start(faults{cluster: func(n orchestrator.Cluster) orchestrator.Cluster {
+		nomad.Cluster = n
+		return nomad
+	}})
+	id := c.submit(s, 1)[0]
+	<-nomad.dispatched
+	if _, err := s.Order(t.Context(), id, control.Order{Verb: control.Cancel, By: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	nomad.again.Store(true)
+	c.clean()
+}
+
 // unreachable is a Nomad that does not answer.
 type unreachable struct{ orchestrator.Cluster }
 

@@ -104,6 +104,10 @@ func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map
 		o.logOf(child.Attempt).Warn("a twin of an attempt's child is stopped", "child", attempt.Child, "twin", child.ID)
 		o.complain("twin not stopped", child.ID, o.cluster.Stop(ctx, child.ID, true))
 		return
+	case attempt.Child == "" && attempt.State.Terminal():
+		o.logOf(child.Attempt).Warn("a child whose attempt ended before the dispatch was recorded is stopped", "child", child.ID)
+		o.complain("child of an ended attempt not stopped", child.ID, o.cluster.Stop(ctx, child.ID, true))
+		return
 	}
 	listed[child.Attempt] = child.ID
 	if attempt.State.Terminal() {

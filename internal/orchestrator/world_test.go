@@ -167,7 +167,10 @@ func (w *world) Locks(ctx context.Context, index uint64) (locks []work.Lock, nex
 func (w *world) FreeLost(context.Context) error { return nil }
 
 func (w *world) BreakLock(_ context.Context, lock work.Lock) error {
-	return w.read(&w.consulDown, func() { delete(w.sessions, lock.Session) })
+	return w.read(&w.consulDown, func() {
+		delete(w.sessions, lock.Session)
+		w.bump()
+	})
 }
 
 // wait is a blocking query.
@@ -199,6 +202,7 @@ func (w *world) EndSession(_ context.Context, claim work.Claim) error {
 		delete(w.sessions, claim.Session)
 		delete(w.locks, claim.Attempt)
 		delete(w.critical, claim.Attempt)
+		w.bump()
 	})
 }
 
