@@ -129,7 +129,7 @@ func endings() []ending {
 				Resources: work.Resources{MemoryMB: 128, MemoryMaxMB: 256},
 			},
 			attempt: work.AttemptKilled, exit: 137, signal: int(syscall.SIGKILL), item: work.StateCompleted, attempts: 2, retries: 1,
-			memoryMB: 192, pushed: []string{"Step 1 of 2", "Step 2 of 2"}, logs: "Step 1 of 2",
+			memoryMB: 192, pushed: []string{"Step 1 of 2", "Step 2 of 2"}, logs: "I take up 130 MiB",
 			also: func(_ *stage, item work.Item) error {
 				if a := item.Attempts[0]; !a.OOMKilled || a.Result == nil || a.Result.PeakMemoryMB < 100 {
 					return fmt.Errorf("out of memory %v, result %+v", a.OOMKilled, a.Result)

@@ -120,6 +120,7 @@ func Run(ctx context.Context, c Command) (Exit, error) {
 	close(ended)
 	watch.Wait()
 	child.End() // what it left running; nothing is the rule
+	p.rest(c)
 	return exitOf(status), nil
 }
 
@@ -233,14 +234,18 @@ func (p *pipes) open(input bool) (far [3]*os.File, err error) {
 }
 
 func (p *pipes) copy(c Command) {
-	for from, to := range map[*os.File]io.Writer{p.stdout: c.Stdout, p.stderr: c.Stderr} {
-		p.copying.Go(func() { _, _ = io.Copy(c.watched(to), from) }) // ends with the stream, or the delay
-	}
+	p.copyOutput(c)
 	if p.stdin != nil {
 		p.copying.Go(func() {
 			_, _ = io.WriteString(p.stdin, c.Stdin) // a command need not read it
 			_ = p.stdin.Close()
 		})
+	}
+}
+
+func (p *pipes) copyOutput(c Command) {
+	for from, to := range map[*os.File]io.Writer{p.stdout: c.Stdout, p.stderr: c.Stderr} {
+		p.copying.Go(func() { _, _ = io.Copy(c.watched(to), from) }) // ends with the stream, or the delay
 	}
 }
 
@@ -252,6 +257,17 @@ func (p *pipes) drain() {
 			_ = f.SetDeadline(deadline) // closed already: nothing to wait for
 		}
 	}
+	p.copying.Wait()
+}
+
+// rest reads what is in the pipes still, now that nothing of the command is left
+// to write: a machine that is short of memory may not have come to it in time.
+func (p *pipes) rest(c Command) {
+	deadline := time.Now().Add(pipeDelay)
+	for _, f := range []*os.File{p.stdout, p.stderr} {
+		_ = f.SetDeadline(deadline) // as above
+	}
+	p.copyOutput(c)
 	p.copying.Wait()
 	p.close()
 }

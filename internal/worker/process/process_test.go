@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -153,5 +154,33 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	}
 	if tail.String() != "defg" {
 		t.Errorf("%q", tail)
+	}
+}
+
+// starved is a reader of output that is held up at its first piece for longer
+// than a command's output is waited for.
+type starved struct {
+	bytes.Buffer
+	first string // a file that tells the command to go on
+}
+
+func (s *starved) Write(p []byte) (int, error) {
+	if s.Len() == 0 {
+		if err := os.WriteFile(s.first, nil, 0o600); err != nil {
+			return 0, err
+		}
+		<-time.After(2 * time.Second)
+	}
+	return s.Buffer.Write(p)
+}
+
+func TestLastOutputIsReadHoweverLate(t *testing.T) {
+	t.Parallel()
+	out := &starved{first: filepath.Join(t.TempDir(), "go")}
+	_, err := process.Run(t.Context(), process.Command{
+		Args: []string{"sh", "-c", `echo first; until [ -e "$0" ]; do sleep 0.02; done; echo last`, out.first}, Env: os.Environ(), Stdout: out,
+	})
+	if err != nil || out.String() != "first\nlast\n" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }
