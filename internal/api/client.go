@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -97,33 +96,13 @@ func (c *Client) Check(ctx context.Context, items []control.Submission) (stored 
 }
 
 // SubmitStream stores any number of items, all or none.
-func (c *Client) SubmitStream(ctx context.Context, next func() (control.Submission, error)) (done control.Submitted, err error) {
-	body, to := io.Pipe()
-	go func() { to.CloseWithError(writeLines(to, next)) }()
-	defer body.Close() // ends the writer, should the server have answered early
-	resp, err := c.send(ctx, c.once, http.MethodPost, c.url("items"), body, http.Header{"Content-Type": {ndjson}})
+func (c *Client) SubmitStream(ctx context.Context, lines io.Reader) (done control.Submitted, err error) {
+	resp, err := c.send(ctx, c.once, http.MethodPost, c.url("items"), lines, http.Header{"Content-Type": {ndjson}})
 	if err != nil {
 		return done, err
 	}
 	defer resp.Body.Close()
 	return done, c.decode(resp.Body, &done)
-}
-
-func writeLines(to io.Writer, next func() (control.Submission, error)) error {
-	buffer := bufio.NewWriter(to)
-	encoder := json.NewEncoder(buffer)
-	for {
-		s, err := next()
-		if errors.Is(err, io.EOF) {
-			return buffer.Flush()
-		}
-		if err != nil {
-			return err
-		}
-		if err := encoder.Encode(s); err != nil {
-			return err
-		}
-	}
 }
 
 // Items returns a page of the items that q selects.

@@ -28,9 +28,9 @@ type Service interface {
 	Submit(ctx context.Context, items []control.Submission) ([]work.Item, error)
 	// Check returns the items that Submit would store, and stores none.
 	Check(ctx context.Context, items []control.Submission) ([]work.Item, error)
-	// SubmitStream is Submit for any number of items, each with an id of its own;
-	// next returns them, and io.EOF at their end.
-	SubmitStream(ctx context.Context, next func() (control.Submission, error)) (control.Submitted, error)
+	// SubmitStream is Submit for any number of items, as control.ReadSubmissions
+	// reads them from lines.
+	SubmitStream(ctx context.Context, lines io.Reader) (control.Submitted, error)
 	// Items returns a page of the items that q selects.
 	// It returns work.ErrInvalid.
 	Items(ctx context.Context, q control.Query) (control.Page, error)

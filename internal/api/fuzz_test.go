@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,18 +20,14 @@ type calm struct{ api.Service }
 func (calm) Submit(context.Context, []control.Submission) ([]work.Item, error) { return nil, nil }
 func (calm) Check(context.Context, []control.Submission) ([]work.Item, error)  { return nil, nil }
 
-func (calm) SubmitStream(_ context.Context, next func() (control.Submission, error)) (control.Submitted, error) {
-	for n := 0; ; n++ {
-		s, err := next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return control.Submitted{Stored: n}, nil
-		case err != nil:
-			return control.Submitted{}, err
-		case s.ID == "" || s.Key != "":
-			return control.Submitted{}, fmt.Errorf("line %d has no id", n)
+func (calm) SubmitStream(_ context.Context, lines io.Reader) (control.Submitted, error) {
+	submissions, err := control.ReadSubmissions(lines)
+	for n, s := range submissions {
+		if s.ID == "" || s.Key != "" {
+			return control.Submitted{}, fmt.Errorf("submission %d has no id", n)
 		}
 	}
+	return control.Submitted{Stored: len(submissions)}, err
 }
 
 func (calm) Order(_ context.Context, id string, order control.Order) (work.Item, error) {

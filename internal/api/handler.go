@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -136,23 +135,8 @@ func decodeBody(r *http.Request, into any) error {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil
 	}
-	if err := decodeStrict(data, into); err != nil {
+	if err := work.DecodeStrict(data, into); err != nil {
 		return fmt.Errorf("read request: %w", err)
-	}
-	return nil
-}
-
-func decodeStrict(data []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(into)
-	if err == nil {
-		if _, end := decoder.Token(); !errors.Is(end, io.EOF) {
-			err = errors.New("text follows")
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func decodeSubmissions(body io.Reader, key string) ([]control.Submission, error)
 		data = slices.Concat([]byte("["), data, []byte("]"))
 	}
 	var items []control.Submission
-	if err := decodeStrict(data, &items); err != nil {
+	if err := work.DecodeStrict(data, &items); err != nil {
 		return nil, fmt.Errorf("read items: %w", err)
 	}
 	if len(items) == 0 || len(items) > MaxSubmissions {

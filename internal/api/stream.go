@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,24 +24,21 @@ const (
 
 // Limits of streams.
 const (
-	// MaxStream is how many items a stream may hold.
-	MaxStream = 1_000_000
 	// streamTimeout bounds the whole of a stream of items.
 	streamTimeout = 10 * time.Minute
 	// stallTimeout is how long one side may wait for the other within a stream.
 	stallTimeout = 30 * time.Second
 	// keepAlive is how often a stream of events that has none says that it lives.
 	keepAlive = 15 * time.Second
-	// linesPerDeadline is how many lines pass before a time limit is set anew.
+	// linesPerDeadline is how many lines are sent before a time limit is set anew.
 	linesPerDeadline = 500
 )
 
-// submitStream takes one submission a line, each with an id. All are checked
-// before any is stored.
+// submitStream takes one submission a line (control.ReadSubmissions).
 func (h *handler) submitStream(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), streamTimeout)
 	defer cancel()
-	done, err := h.Service.SubmitStream(ctx, submissionLines(r.Body, http.NewResponseController(w)))
+	done, err := h.Service.SubmitStream(ctx, patient{r.Body, http.NewResponseController(w)})
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -55,48 +51,21 @@ func (h *handler) submitStream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// submissionLines returns the submissions of a body one after the other.
-func submissionLines(body io.Reader, rc *http.ResponseController) func() (control.Submission, error) {
-	const maxLine = work.MaxSpecBytes + 1<<10
-	scanner := bufio.NewScanner(body)
-	scanner.Buffer(nil, maxLine)
-	line := 0
-	return func() (s control.Submission, err error) {
-		for {
-			if line%linesPerDeadline == 0 {
-				_ = rc.SetReadDeadline(time.Now().Add(stallTimeout)) // not every connection can
-			}
-			if !scanner.Scan() {
-				break
-			}
-			line++
-			text := bytes.TrimSpace(scanner.Bytes())
-			if len(text) == 0 {
-				continue
-			}
-			if line > MaxStream {
-				return s, fmt.Errorf("more than %d lines: %w", MaxStream, work.ErrInvalid)
-			}
-			if err := decodeStrict(text, &s); err != nil {
-				return s, fmt.Errorf("line %d: %w", line, err)
-			}
-			if s.ID == "" || s.Key != "" {
-				return s, fmt.Errorf("line %d: give each line of a stream an id, and no key: %w", line, work.ErrInvalid)
-			}
-			return s, nil
-		}
-		switch err := scanner.Err(); {
-		case err == nil:
-			// Nothing more is read: a limit that ran out while the items are stored
-			// would be taken for a client that has gone.
-			_ = rc.SetReadDeadline(time.Time{})
-			return s, io.EOF
-		case errors.Is(err, bufio.ErrTooLong):
-			return s, fmt.Errorf("line %d is over %d bytes: %w", line+1, maxLine, work.ErrInvalid)
-		default:
-			return s, fmt.Errorf("the stream broke off after line %d, nothing was stored: %v: %w", line, err, work.ErrInvalid)
-		}
+// patient reads a stream, whose sender has some time for each part of it. When
+// it has ended no limit is left: one that ran out while the items are stored
+// would be taken for a client that has gone.
+type patient struct {
+	stream io.Reader
+	rc     *http.ResponseController
+}
+
+func (p patient) Read(into []byte) (int, error) {
+	_ = p.rc.SetReadDeadline(time.Now().Add(stallTimeout)) // not every connection can
+	n, err := p.stream.Read(into)
+	if errors.Is(err, io.EOF) {
+		_ = p.rc.SetReadDeadline(time.Time{})
 	}
+	return n, err
 }
 
 // export sends the items that a filter selects, one a line. A stream that does

@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -31,15 +30,10 @@ type slowStore struct {
 	during func()
 }
 
-func (s slowStore) SubmitStream(_ context.Context, next func() (control.Submission, error)) (control.Submitted, error) {
-	for {
-		if _, err := next(); errors.Is(err, io.EOF) {
-			s.during()
-			return control.Submitted{}, nil
-		} else if err != nil {
-			return control.Submitted{}, err
-		}
-	}
+func (s slowStore) SubmitStream(_ context.Context, lines io.Reader) (control.Submitted, error) {
+	_, err := control.ReadSubmissions(lines)
+	s.during()
+	return control.Submitted{}, err
 }
 
 // TestStoringAStreamHasNoReadLimit: a limit that ran out after the last line made

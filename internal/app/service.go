@@ -88,12 +88,12 @@ func (s service) Check(ctx context.Context, items []control.Submission) ([]work.
 	return o.Check(ctx, items)
 }
 
-func (s service) SubmitStream(ctx context.Context, next func() (control.Submission, error)) (control.Submitted, error) {
+func (s service) SubmitStream(ctx context.Context, lines io.Reader) (control.Submitted, error) {
 	o, err := s.orchestrator()
 	if err != nil {
 		return control.Submitted{}, err
 	}
-	return o.SubmitStream(ctx, next)
+	return o.SubmitStream(ctx, lines)
 }
 
 func (s service) Items(ctx context.Context, q control.Query) (control.Page, error) {

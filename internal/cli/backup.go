@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -173,11 +172,9 @@ func readBackup(name string, sh *shell) (batches [][]work.Item, count int, err e
 			return nil, 0, fmt.Errorf("read %s: %w", from, err)
 		}
 		if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 {
-			decoder := json.NewDecoder(bytes.NewReader(trimmed))
-			decoder.DisallowUnknownFields()
 			var item work.Item
-			if err := decoder.Decode(&item); err != nil {
-				return nil, 0, fmt.Errorf("%s: line %d: %s: %w", from, line, clearer(strings.TrimPrefix(err.Error(), "json: ")), work.ErrInvalid)
+			if err := work.DecodeStrict(trimmed, &item); err != nil {
+				return nil, 0, fmt.Errorf("%s: line %d: %s: %w", from, line, clearer(reasonOf(err)), work.ErrInvalid)
 			}
 			if len(batch) == importItems || len(batch) > 0 && size+len(trimmed) > importBytes {
 				batches, batch, size = append(batches, batch), nil, 0

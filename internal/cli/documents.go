@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
-	"golang.org/x/sync/errgroup"
 
+	"drover/internal/parallel"
 	"drover/internal/work"
 )
 
@@ -45,40 +44,69 @@ func readDocuments(name string, data []byte) ([]document, error) {
 	return documents, err
 }
 
-// decodeChunk is how many documents are decoded at a time by one processor.
-const decodeChunk = 512
-
 func decodeAll(name string, documents []document) ([]work.Spec, error) {
-	specs, errs := make([]work.Spec, len(documents)), make([]error, len(documents))
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for begin := 0; begin < len(documents); begin += decodeChunk {
-		group.Go(func() error {
-			for i := begin; i < min(begin+decodeChunk, len(documents)); i++ {
-				specs[i], errs[i] = documents[i].decode(name)
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // faults are told in order
-	faults := slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	specs := make([]work.Spec, len(documents))
+	err := each(documents, func(i int) (err error) {
+		specs[i], err = documents[i].decode(name)
+		return err
+	})
+	return specs, err
+}
+
+// linesOf returns each document as JSON on one line, unchecked.
+func linesOf(name string, documents []document) ([][]byte, error) {
+	lines := make([][]byte, len(documents))
+	err := each(documents, func(i int) (err error) {
+		lines[i], err = documents[i].oneLine(name)
+		return err
+	})
+	return lines, err
+}
+
+// each calls f with the index of every document. Its error is that of the first
+// document that has one.
+func each(documents []document, f func(i int) error) error {
+	faults := slices.DeleteFunc(parallel.Each(len(documents), f), func(err error) bool { return err == nil })
 	const more = 1
 	switch {
 	case len(faults) > more:
-		return nil, fmt.Errorf("%w (and %d more documents with faults)", faults[0], len(faults)-more)
+		return fmt.Errorf("%s (and %d more documents with faults): %w", reasonOf(faults[0]), len(faults)-more, work.ErrInvalid)
 	case len(faults) > 0:
-		return nil, faults[0]
+		return faults[0]
 	}
-	return specs, nil
+	return nil
 }
 
 func split(name string, data []byte) ([]document, error) {
 	text := bytes.TrimLeft(data, "\ufeff \t\r\n")
 	isYAML := strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
-	if !isYAML && bytes.HasPrefix(text, []byte("{")) {
-		return splitJSON(name, data)
+	if isYAML || !bytes.HasPrefix(text, []byte("{")) {
+		return splitYAML(data), nil
 	}
-	return splitYAML(data), nil
+	if documents, ok := splitLines(data); ok {
+		return documents, nil
+	}
+	return splitJSON(name, data)
+}
+
+// splitLines takes apart a file each line of which is a JSON object, as long ones
+// mostly are: that can be checked on all processors. Of others it says false.
+func splitLines(data []byte) ([]document, bool) {
+	var documents []document
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			documents = append(documents, document{number: len(documents) + 1, line: number, text: line})
+		}
+	}
+	err := each(documents, func(i int) error {
+		if !bytes.HasPrefix(documents[i].text, []byte("{")) || !json.Valid(documents[i].text) {
+			return work.ErrInvalid
+		}
+		return nil
+	})
+	return documents, err == nil
 }
 
 // splitJSON takes apart JSON objects that follow one another.
@@ -147,23 +175,48 @@ func hasContent(text []byte) bool {
 }
 
 func (d document) decode(name string) (work.Spec, error) {
-	text := d.text
-	if d.yaml {
-		var err error
-		if text, err = yaml.YAMLToJSON(d.text); err != nil {
-			line, says := yamlFault(err)
-			return work.Spec{}, d.fault(name, line, says)
-		}
+	text, err := d.json(name)
+	if err != nil {
+		return work.Spec{}, err
 	}
-	spec, err := work.DecodeSpec(bytes.NewReader(text))
+	spec, err := work.DecodeSpec(text)
 	if err == nil {
 		err = spec.Validate()
 	}
 	if err != nil {
-		says := clearer(strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error()))
+		says := clearer(reasonOf(err))
 		return spec, d.fault(name, d.find(says), says)
 	}
 	return spec, nil
+}
+
+func (d document) json(name string) ([]byte, error) {
+	if !d.yaml {
+		return d.text, nil
+	}
+	text, err := yaml.YAMLToJSON(d.text)
+	if err != nil {
+		line, says := yamlFault(err)
+		return nil, d.fault(name, line, says)
+	}
+	return text, nil
+}
+
+func (d document) oneLine(name string) ([]byte, error) {
+	text, err := d.json(name)
+	if err != nil || !bytes.ContainsAny(text, "\r\n") {
+		return text, err
+	}
+	var line bytes.Buffer
+	if err := json.Compact(&line, text); err != nil {
+		return nil, d.fault(name, 0, err.Error())
+	}
+	return line.Bytes(), nil
+}
+
+// reasonOf is what an invalid input's error says, without that it is invalid.
+func reasonOf(err error) string {
+	return strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error())
 }
 
 // fault returns an error about a line of the document, its first for 0.

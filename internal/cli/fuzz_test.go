@@ -37,7 +37,7 @@ func FuzzItems(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := work.DecodeSpec(bytes.NewReader(first))
+			again, err := work.DecodeSpec(first)
 			if err != nil {
 				t.Fatalf("%s: %v", first, err)
 			}

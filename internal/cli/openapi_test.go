@@ -251,14 +251,7 @@ func everyCall(t *testing.T, c *api.Client, server *running) {
 	may(err)
 	_, err = c.Submit(ctx, []control.Submission{{ID: work.NewID(time.Now()), Spec: work.Spec{Task: "x"}}})
 	mayNot(err, work.ErrInvalid)
-	sent := false
-	_, err = c.SubmitStream(ctx, func() (control.Submission, error) {
-		if sent {
-			return control.Submission{}, io.EOF
-		}
-		sent = true
-		return control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: "https://example.com/r.git", Task: "stuck z"}}, nil
-	})
+	_, err = c.SubmitStream(ctx, strings.NewReader(`{"id":"`+work.NewID(time.Now())+`","spec":{"repository":"https://example.com/r.git","task":"stuck z"}}`))
 	may(err)
 	_, err = c.Items(ctx, control.Query{Filter: control.Filter{States: work.States()}, Limit: 1})
 	may(err)

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -61,6 +62,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"stored": stored, "exits": exits, "ids": ids, "line": line, "state": state, "progress": progress, "kept": kept,
+			"append": appendCopies,
 		},
 	})
 }
@@ -74,6 +76,16 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 	if got := fmt.Sprint(len(items)); got != args[0] {
 		ts.Fatalf("%s items are stored, want %s", got, args[0])
 	}
+}
+
+// appendCopies appends copies of a file to another: "append FILE COPIES ONE".
+func appendCopies(ts *testscript.TestScript, _ bool, args []string) {
+	copies, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	file, err := os.OpenFile(ts.MkAbs(args[0]), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	_, err = file.WriteString(strings.Repeat(ts.ReadFile(args[2]), copies))
+	ts.Check(errors.Join(err, file.Close()))
 }
 
 var jsonID = regexp.MustCompile(`(?m)^ *"id": "([0-9a-z]{26})"`)

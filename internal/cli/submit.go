@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -171,29 +172,28 @@ func runSubmit(ctx context.Context, opts submitOptions, sh *shell) error {
 }
 
 // submitMany submits the items of a file that holds more than one answer is to
-// hold, and prints how many they were. They are read while they are sent: the
-// server stores none before it has seen, and checked, all.
+// hold, and prints how many they were. The server checks them, all before it
+// stores any; where it finds a fault, its place in the file is looked for here.
 func (o submitOptions) submitMany(ctx context.Context, client *api.Client, documents []document, sh *shell) error {
-	bar, name, now := newProgress(len(documents), sh), inputName(o.file), time.Now()
-	ids := make([]string, 0, len(documents))
-	var fault error
-	done, err := client.SubmitStream(ctx, func() (control.Submission, error) {
-		if len(ids) == len(documents) {
-			return control.Submission{}, io.EOF
+	name := inputName(o.file)
+	lines, err := linesOf(name, documents)
+	if err != nil {
+		return err
+	}
+	ids, now := make([]string, len(lines)), time.Now()
+	for i := range ids {
+		ids[i] = idAfter(now, i)
+	}
+	body, to := io.Pipe()
+	var writer sync.WaitGroup
+	writer.Go(func() { to.CloseWithError(writeSubmissions(to, ids, lines, sh)) })
+	done, err := client.SubmitStream(ctx, body)
+	body.Close() // ends the writer, should the server have answered early
+	writer.Wait()
+	if errors.Is(err, work.ErrInvalid) {
+		if _, fault := decodeAll(name, documents); fault != nil {
+			return fault
 		}
-		var spec work.Spec
-		if spec, fault = documents[len(ids)].decode(name); fault != nil {
-			return control.Submission{}, fault
-		}
-		ids = append(ids, idAfter(now, len(ids)))
-		if len(ids)%linesPerStep == 0 {
-			_ = bar.Set(len(ids)) // a bar that can't be drawn stops nothing
-		}
-		return control.Submission{ID: ids[len(ids)-1], Spec: spec}, nil
-	})
-	_ = bar.Finish()
-	if fault != nil {
-		return fault
 	}
 	if err != nil {
 		return err
@@ -211,8 +211,27 @@ func (o submitOptions) submitMany(ctx context.Context, client *api.Client, docum
 	return errors.Join(err, p.err)
 }
 
-// linesPerStep is how many items are sent between two steps of the progress bar.
-const linesPerStep = 500
+// writeSubmissions writes the lines of control.ReadSubmissions, and draws a
+// progress bar.
+func writeSubmissions(to io.Writer, ids []string, specs [][]byte, sh *shell) error {
+	bar := newProgress(len(ids), sh)
+	defer func() { _ = bar.Finish() }() // a bar that can't be drawn stops nothing
+	var some []byte
+	for i, id := range ids {
+		some = fmt.Appendf(some, `{"id":%q,"spec":%s}`+"\n", id, specs[i])
+		if n := i + 1; n%linesPerWrite == 0 || n == len(ids) {
+			if _, err := to.Write(some); err != nil {
+				return err
+			}
+			some = some[:0]
+			_ = bar.Set(n)
+		}
+	}
+	return nil
+}
+
+// linesPerWrite is how many items are sent between two steps of the progress bar.
+const linesPerWrite = 200
 
 // idsOf returns the ids of items, each once: a unique key can have two
 // submissions be one item.

@@ -1,7 +1,6 @@
 package orchestrator
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -32,8 +31,11 @@ func (o *Orchestrator) adoptChild(ctx context.Context, child work.Child) (*entry
 	if err != nil {
 		return nil, err
 	}
-	spec, err := work.DecodeSpec(bytes.NewReader(payload))
+	spec, err := work.DecodeSpec(payload)
 	if err != nil {
+		return nil, err
+	}
+	if spec, err = o.complete(spec); err != nil {
 		return nil, err
 	}
 	item, _, err := o.admit(control.Submission{ID: child.Attempt.Item(), Spec: spec})

@@ -35,9 +35,9 @@ const (
 	DefaultReconcileEvery = 30 * time.Second
 )
 
-// parallel is how many attempts are dispatched, observed or cleaned up at a
+// maxParallel is how many attempts are dispatched, observed or cleaned up at a
 // time. Sixteen dispatches at once get about the most out of one Nomad server.
-const parallel = 16
+const maxParallel = 16
 
 // Config says how an orchestrator works.
 type Config struct {
@@ -148,7 +148,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 	o := &Orchestrator{
 		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, dependants: map[string]map[string]bool{},
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
-		slots: make(chan struct{}, parallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
 		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
 	}
@@ -370,7 +370,7 @@ func (o *Orchestrator) openItems() []*entry {
 	return entries
 }
 
-// spawn runs f beside the loops, at most parallel at a time; it waits for a
+// spawn runs f beside the loops, at most maxParallel at a time; it waits for a
 // slot, and the term waits for f.
 func (o *Orchestrator) spawn(ctx context.Context, f func()) {
 	if ctx.Err() != nil {

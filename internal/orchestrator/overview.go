@@ -73,7 +73,7 @@ func (o *Orchestrator) running(ctx context.Context, open []*work.Item) []control
 	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
 	defer cancel()
 	var group errgroup.Group
-	group.SetLimit(parallel)
+	group.SetLimit(maxParallel)
 	for i, item := range open {
 		group.Go(func() error {
 			running[i] = o.describe(ctx, item)

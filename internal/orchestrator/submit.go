@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/internal/control"
+	"drover/internal/parallel"
 	"drover/internal/work"
 )
 
@@ -51,19 +51,11 @@ func (o *Orchestrator) Check(ctx context.Context, submissions []control.Submissi
 	return o.answer(b), nil
 }
 
-// SubmitStream is Submit for any number of items, each with an id of its own:
-// next returns them one after the other, and io.EOF at their end.
-func (o *Orchestrator) SubmitStream(ctx context.Context, next func() (control.Submission, error)) (control.Submitted, error) {
-	var submissions []control.Submission
-	for {
-		s, err := next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return control.Submitted{}, err
-		}
-		submissions = append(submissions, s)
+// SubmitStream is Submit for the submissions that control.ReadSubmissions reads from lines.
+func (o *Orchestrator) SubmitStream(ctx context.Context, lines io.Reader) (control.Submitted, error) {
+	submissions, err := control.ReadSubmissions(lines)
+	if err != nil {
+		return control.Submitted{}, err
 	}
 	b, err := o.submit(ctx, submissions, false)
 	if err != nil {
@@ -89,14 +81,9 @@ func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submiss
 		}
 		defer o.submitting.unlock()
 	}
-	b := newBatch(len(submissions))
-	for i, s := range submissions {
-		b.rename(&s)
-		item, isNew, err := o.admit(s)
-		if err != nil {
-			return nil, fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err)
-		}
-		o.put(b, i, item, isNew)
+	b, err := o.gather(submissions)
+	if err != nil {
+		return nil, err
 	}
 	waves, err := o.waves(b)
 	if err != nil {
@@ -113,6 +100,31 @@ func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submiss
 		if err := o.storeAll(ctx, items); err != nil {
 			return nil, err
 		}
+	}
+	return b, nil
+}
+
+// gather returns the items that submissions become, or are already.
+func (o *Orchestrator) gather(submissions []control.Submission) (*batch, error) {
+	inBatch := func(i int, err error) error { return fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err) }
+	specs := make([]work.Spec, len(submissions))
+	for i, err := range parallel.Each(len(specs), func(i int) (err error) {
+		specs[i], err = o.complete(submissions[i].Spec)
+		return err
+	}) {
+		if err != nil {
+			return nil, inBatch(i, err)
+		}
+	}
+	b := newBatch(len(submissions))
+	for i, s := range submissions {
+		s.Spec = specs[i]
+		b.rename(&s)
+		item, isNew, err := o.admit(s)
+		if err != nil {
+			return nil, inBatch(i, err)
+		}
+		o.put(b, i, item, isNew)
 	}
 	return b, nil
 }
@@ -184,8 +196,8 @@ func (o *Orchestrator) reachable(ctx context.Context) error {
 	return nil
 }
 
-// admit checks one submission and returns the item it becomes, or the stored
-// one it repeats.
+// admit returns the item that a submission with a complete specification becomes,
+// or the stored one it repeats.
 func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 	now := time.Now().UTC()
 	if s.ID == "" && s.Key != "" {
@@ -194,10 +206,7 @@ func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
 	if !work.ValidID(s.ID) {
 		return work.Item{}, false, fmt.Errorf("id %q is not a work item's id: %w", s.ID, work.ErrInvalid)
 	}
-	spec, err := o.complete(s.Spec)
-	if err != nil {
-		return work.Item{}, false, err
-	}
+	spec := s.Spec
 	if e := o.entry(s.ID); e != nil {
 		stored := e.item.Load()
 		if !sameSpec(stored.Spec, spec) {

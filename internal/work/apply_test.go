@@ -68,7 +68,7 @@ func TestSpecFaultsAreAllNamedAtOnce(t *testing.T) {
 
 func TestUnknownFieldIsRefused(t *testing.T) {
 	for _, text := range []string{`{"repo":"x"}`, `{"limits":{"tiemout":"1h"}}`, `{"task":"a"} trailing`, `{"limits":{"timeout":"-1h"}}`} {
-		if _, err := work.DecodeSpec(strings.NewReader(text)); !errors.Is(err, work.ErrInvalid) {
+		if _, err := work.DecodeSpec([]byte(text)); !errors.Is(err, work.ErrInvalid) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

@@ -24,7 +24,7 @@ func FuzzSpec(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		spec, err := work.DecodeSpec(bytes.NewReader(data))
+		spec, err := work.DecodeSpec(data)
 		if err == nil {
 			err = spec.Validate()
 		}

@@ -173,7 +173,7 @@ func (s Spec) Merged(patch []byte) (Spec, error) {
 	if err != nil {
 		return Spec{}, fmt.Errorf("encode item: %w", err)
 	}
-	return DecodeSpec(bytes.NewReader(merged))
+	return DecodeSpec(merged)
 }
 
 func mergeObjects(target, patch map[string]any) map[string]any {

@@ -1,10 +1,7 @@
 package work
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"path"
 	"regexp"
@@ -145,18 +142,14 @@ type PR struct {
 	Reviewers []string `json:"reviewers,omitempty"`
 }
 
-// DecodeSpec reads one specification from JSON. An unknown field is an error,
-// because a misspelt limit that is silently ignored is worse than a refusal.
+// DecodeSpec reads one specification from JSON, strictly.
 // It returns ErrInvalid.
-func DecodeSpec(r io.Reader) (Spec, error) {
-	var spec Spec
-	dec := json.NewDecoder(io.LimitReader(r, MaxSpecBytes+1))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&spec); err != nil {
-		return Spec{}, fmt.Errorf("read item: %s: %w", strings.TrimPrefix(err.Error(), "json: "), ErrInvalid)
+func DecodeSpec(text []byte) (spec Spec, err error) {
+	if len(text) > MaxSpecBytes {
+		return spec, fmt.Errorf("read item: it is over %d bytes: %w", MaxSpecBytes, ErrInvalid)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Spec{}, fmt.Errorf("read item: text follows the item, or it is over %d bytes: %w", MaxSpecBytes, ErrInvalid)
+	if err := DecodeStrict(text, &spec); err != nil {
+		return Spec{}, fmt.Errorf("read item: %w", err)
 	}
 	return spec, nil
 }
