@@ -83,6 +83,7 @@ func transport(cfg *api.Config, given http.RoundTripper) (http.RoundTripper, err
 	}
 	t := cleanhttp.DefaultPooledTransport()
 	t.MaxIdleConnsPerHost = 64
+	t.DisableCompression = true // an agent stands on the same machine, as a rule: it costs more than it saves
 	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -14,10 +14,12 @@ import (
 )
 
 // Bounds of one transaction. Consul takes 128 operations since 1.14.0 and 64
-// before; the body limit is 512 KiB, and base64 adds a third.
+// before, which is the bound of a single commit; the body limit is 512 KiB, and
+// base64 adds a third.
 const (
-	maxOps   = 64
-	maxBytes = 300 << 10
+	maxOps      = 128
+	maxOpsOlder = 64
+	maxBytes    = 300 << 10
 )
 
 // Bounds of one attempt's kept logs: as they are stored, and once unpacked.
@@ -26,8 +28,8 @@ const (
 	maxLogsBytes  = 4 << 20
 )
 
-// commitRetry is the pause before a transaction is sent again.
-const commitRetry = 250 * time.Millisecond
+// tooManyOps is in the answer of a Consul that takes fewer operations.
+const tooManyOps = "too many operations"
 
 // commit is one caller's changes on their way into a transaction.
 type commit struct {
@@ -55,7 +57,7 @@ func (t *Term) Commit(ctx context.Context, changes ...work.Change) error {
 	for _, op := range c.ops {
 		c.bytes += len(op.KV.Value) + len(op.KV.Key)
 	}
-	if len(c.ops) >= maxOps || c.bytes > maxBytes {
+	if len(c.ops) >= maxOpsOlder || c.bytes > maxBytes {
 		return fmt.Errorf("commit of %d operations and %d bytes: over Consul's limit: %w", len(c.ops), c.bytes, work.ErrInvalid)
 	}
 	select {
@@ -108,9 +110,9 @@ func (t *Term) runCommits(ctx context.Context) {
 // gather returns what fits one transaction of what waits, beginning with first,
 // and the commit that came next and did not fit, if one did.
 func (t *Term) gather(first *commit) (batch []*commit, next *commit) {
-	bytes, count := 0, 1 // the leader's check
+	bytes, count := 0, 1 // the fence
 	for c := first; ; {
-		if count+len(c.ops) > maxOps || bytes+c.bytes > maxBytes {
+		if count+len(c.ops) > int(t.maxOps.Load()) || bytes+c.bytes > maxBytes {
 			return batch, c
 		}
 		batch, bytes, count = append(batch, c), bytes+c.bytes, count+len(c.ops)
@@ -130,6 +132,9 @@ func (t *Term) store(ctx context.Context, batch []*commit) {
 		ops = append(ops, c.ops...)
 	}
 	err := t.send(ctx, ops)
+	if err != nil && strings.Contains(err.Error(), tooManyOps) {
+		t.maxOps.Store(maxOpsOlder)
+	}
 	if len(batch) > 1 && err != nil && !errors.Is(err, work.ErrFenced) && ctx.Err() == nil {
 		for _, c := range batch {
 			t.store(ctx, []*commit{c})
@@ -141,56 +146,71 @@ func (t *Term) store(ctx context.Context, batch []*commit) {
 	}
 }
 
-// send stores one transaction. It may be sent again after an unknown outcome:
-// every operation sets or removes a key that only the leader writes, and the
-// leader check comes first; a claim that was closed by the first try is told
+// send stores one transaction, behind the fence. Until its outcome is known it is
+// sent again: every operation sets or removes a key that only the leader writes,
+// and the fence is raised first, so that a copy which was held up on its way can't
+// undo what is stored after it. A claim that was closed by an earlier copy is told
 // apart by reading it back.
 func (t *Term) send(ctx context.Context, ops api.TxnOps) error {
-	fence := &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVCheckSession, Key: t.client.Keys.Leader(), Session: t.session}}
-	txn := append(api.TxnOps{fence}, ops...)
-	for tries := 1; ; tries++ {
-		ok, resp, _, err := t.client.once.Txn().Txn(txn, (&api.QueryOptions{}).WithContext(ctx))
+	txn := append(api.TxnOps{nil}, ops...)
+	for doubtful := false; ; {
+		fence := t.fence.Load()
+		txn[0] = &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVCheckIndex, Key: t.client.Keys.Leader(), Index: fence}}
+		// Txn().Txn would decode what became of each operation, which nobody reads
+		// and takes as long as all else of the call.
+		_, err := t.client.once.Raw().Write("/v1/txn", txn, nil, (&api.WriteOptions{}).WithContext(ctx))
+		var status api.StatusError
+		errors.As(err, &status)
 		switch {
-		case err == nil && ok:
-			return nil
 		case err == nil:
-			return t.refused(ctx, ops, resp.Errors, tries)
+			return nil
+		case status.Code == http.StatusConflict:
+			if again, err := t.refused(ctx, ops, fence, status.Body, doubtful); !again {
+				return err
+			}
+			continue
 		}
-		err = classify("commit", true, err)
-		if errors.Is(err, work.ErrInvalid) || ctx.Err() != nil {
+		switch err = classify("commit", true, err); {
+		case ctx.Err() != nil:
+			return fmt.Errorf("commit: %w: %w", context.Cause(ctx), work.ErrUnknownOutcome)
+		case status.Code == http.StatusBadRequest || status.Code == http.StatusRequestEntityTooLarge:
 			return err
 		}
-		t.client.log.Warn("commit failed and is sent again", "tries", tries, "error", err)
-		select {
-		case <-time.After(commitRetry):
-		case <-ctx.Done():
-			return fmt.Errorf("commit: %w: %w", context.Cause(ctx), work.ErrUnknownOutcome)
+		t.client.log.Warn("commit failed and is sent again", "error", err)
+		doubtful = true
+		if err := t.raiseFence(ctx, fence); err != nil {
+			return fmt.Errorf("commit: %w: %w", err, work.ErrUnknownOutcome)
 		}
 	}
 }
 
-// refused translates a transaction that Consul rolled back.
-func (t *Term) refused(ctx context.Context, ops api.TxnOps, errs api.TxnErrors, tries int) error {
+// refused translates a transaction that Consul rolled back, from its answer. It
+// says whether it is to be sent again.
+func (t *Term) refused(ctx context.Context, ops api.TxnOps, fence uint64, answer string, doubtful bool) (again bool, err error) {
+	var rolledBack api.TxnResponse
+	if err := json.Unmarshal([]byte(answer), &rolledBack); err != nil {
+		return false, fmt.Errorf("commit: Consul refused it and says %q: %w", answer, work.ErrInvalid)
+	}
 	var what []string
-	for _, e := range errs {
+	for _, e := range rolledBack.Errors {
 		if e.OpIndex == 0 {
-			t.lose(fmt.Errorf("%s: %w", e.What, work.ErrFenced))
-			err := fmt.Errorf("commit: %s: %w", e.What, work.ErrFenced)
-			if tries > 1 { // an earlier try may have come through while this server led
-				err = fmt.Errorf("%w: %w", err, work.ErrUnknownOutcome)
+			if err := t.passFence(ctx, fence, e.What); err != nil && doubtful { // an earlier copy may have come through
+				return false, fmt.Errorf("commit: %w: %w", err, work.ErrUnknownOutcome)
+			} else if err != nil {
+				return false, fmt.Errorf("commit: %w", err)
 			}
-			return err
+			return true, nil
 		}
 		what = append(what, e.What)
 	}
 	text := strings.Join(what, "; ")
 	if !strings.Contains(text, "index is stale") {
-		return fmt.Errorf("commit: Consul refused it: %s: %w", text, work.ErrInvalid)
+		return false, fmt.Errorf("commit: Consul refused it: %s: %w", text, work.ErrInvalid)
 	}
-	if tries > 1 && t.stored(ctx, ops) {
-		return nil
+	if doubtful && t.stored(ctx, ops) {
+		return false, nil
 	}
-	return fmt.Errorf("commit: %s: %w", text, work.ErrConflict)
+	return false, fmt.Errorf("commit: %s: %w", text, work.ErrConflict)
 }
 
 // stored reports whether every compare-and-set of ops holds the value it was to

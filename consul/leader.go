@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -49,6 +50,10 @@ type Term struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	commits chan *commit
+	maxOps  atomic.Int64  // operations that this Consul takes in a transaction
+	fence   atomic.Uint64 // see fence.go
+	raised  uint64        // how often the fence was raised
+	fencing sync.Mutex    // guards raised, and moving the fence
 	closed  chan struct{} // closed when no commit can be answered any more
 	tasks   sync.WaitGroup
 	resign  sync.Once
@@ -60,6 +65,7 @@ type Term struct {
 // the caller tries again.
 func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 	t := &Term{client: c, who: who, checkID: "drover:server:" + who.ID, commits: make(chan *commit), closed: make(chan struct{})}
+	t.maxOps.Store(maxOps)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	if err := t.enter(); err != nil {
 		t.leave()
@@ -70,6 +76,9 @@ func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 		t.tasks.Go(t.tellHealth)
 	}
 	err := t.acquire()
+	if err == nil {
+		err = t.readFence(t.ctx)
+	}
 	if err == nil {
 		err = t.keepFolders()
 	}
@@ -129,19 +138,10 @@ func (t *Term) enter() error {
 // acquire waits for the leader's lock.
 func (t *Term) acquire() error {
 	key := t.client.Keys.Leader()
-	value, err := json.Marshal(t.who.Leader)
-	if err != nil {
-		return fmt.Errorf("encode leader: %w", err)
-	}
 	var index uint64
 	for {
-		pair := &api.KVPair{Key: key, Value: value, Session: t.session}
-		ok, _, err := t.client.once.KV().Acquire(pair, (&api.WriteOptions{}).WithContext(t.ctx))
-		if err != nil {
-			return classify("acquire the leader lock", true, err)
-		}
-		if ok {
-			return nil
+		if ok, err := t.lock(t.ctx, t.raised); err != nil || ok {
+			return err
 		}
 		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: blockingWait}).WithContext(t.ctx)
 		held, meta, err := t.client.once.KV().Get(key, opts)

@@ -3,10 +3,12 @@ package control
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -29,7 +31,7 @@ const (
 // id of its own and no key. Empty lines count, and hold none. It decodes on all
 // processors while it reads.
 // It returns work.ErrInvalid for the first faulty line, and for a stream that breaks off.
-func ReadSubmissions(stream io.Reader) ([]Submission, error) {
+func ReadSubmissions(stream io.Reader) ([]*Submission, error) {
 	const firstBuffer = 64 << 10
 	scanner := bufio.NewScanner(stream)
 	scanner.Buffer(make([]byte, 0, firstBuffer), maxLine)
@@ -40,7 +42,7 @@ func ReadSubmissions(stream io.Reader) ([]Submission, error) {
 	current, line := &lines{first: 1}, 0
 	decode := func() {
 		chunk := current
-		chunks, current = append(chunks, chunk), &lines{first: line + 1}
+		chunks, current = append(chunks, chunk), &lines{first: line + 1, text: make([]byte, 0, len(chunk.text))}
 		group.Go(func() error {
 			if chunk.decode(); chunk.err != nil {
 				faulty.Store(true)
@@ -57,12 +59,12 @@ func ReadSubmissions(stream io.Reader) ([]Submission, error) {
 	}
 	decode()
 	_ = group.Wait() // faults are told in the order of lines
-	var submissions []Submission
+	count := 0
 	for _, chunk := range chunks {
 		if chunk.err != nil {
 			return nil, chunk.err
 		}
-		submissions = append(submissions, chunk.submissions...)
+		count += len(chunk.submissions)
 	}
 	switch err := scanner.Err(); {
 	case line > MaxStream:
@@ -71,6 +73,12 @@ func ReadSubmissions(stream io.Reader) ([]Submission, error) {
 		return nil, fmt.Errorf("line %d is over %d bytes: %w", line+1, maxLine, work.ErrInvalid)
 	case err != nil:
 		return nil, fmt.Errorf("the stream broke off after line %d, nothing was stored: %v: %w", line, err, work.ErrInvalid)
+	}
+	submissions := make([]*Submission, 0, count)
+	for _, chunk := range chunks {
+		for i := range chunk.submissions {
+			submissions = append(submissions, &chunk.submissions[i])
+		}
 	}
 	return submissions, nil
 }
@@ -85,29 +93,42 @@ type lines struct {
 }
 
 func (l *lines) add(line []byte) {
-	l.text = append(l.text, line...)
+	l.text = append(append(l.text, line...), '\n')
 	l.ends = append(l.ends, len(l.text))
 }
 
+// decode reads the lines with one decoder, whose buffer serves for all.
 func (l *lines) decode() {
 	l.submissions = make([]Submission, 0, len(l.ends))
+	decoder := json.NewDecoder(bytes.NewReader(l.text))
+	decoder.DisallowUnknownFields()
 	begin := 0
 	for i, end := range l.ends {
-		text := bytes.TrimSpace(l.text[begin:end])
+		if len(bytes.TrimSpace(l.text[begin:end])) > 0 {
+			l.submissions = append(l.submissions, Submission{})
+			if err := l.next(decoder, end); err != nil {
+				l.err = fmt.Errorf("line %d: %s: %w", l.first+i, strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
+				return
+			}
+		}
 		begin = end
-		if len(text) == 0 {
-			continue
-		}
-		var s Submission
-		err := work.DecodeStrict(text, &s)
-		if err == nil && (s.ID == "" || s.Key != "") {
-			err = fmt.Errorf("give each line of a stream an id, and no key: %w", work.ErrInvalid)
-		}
-		if err != nil {
-			l.err = fmt.Errorf("line %d: %w", l.first+i, err)
-			return
-		}
-		l.submissions = append(l.submissions, s)
 	}
-	l.text, l.ends = nil, nil
+}
+
+// next reads the last of the submissions, whose line has an end.
+func (l *lines) next(decoder *json.Decoder, end int) error {
+	s := &l.submissions[len(l.submissions)-1]
+	err := decoder.Decode(s)
+	at := int(decoder.InputOffset())
+	switch {
+	case err != nil:
+		return err
+	case at > end:
+		return errors.New("it goes on on the next line")
+	case len(bytes.TrimSpace(l.text[at:end])) > 0:
+		return errors.New("text follows")
+	case s.ID == "" || s.Key != "":
+		return errors.New("give each line of a stream an id, and no key")
+	}
+	return nil
 }

@@ -45,6 +45,7 @@ func TestFaultySubmissionsAreRefused(t *testing.T) {
 		"no id":          {strings.NewReader(good + "\n" + `{"spec":{}}`), "line 2002: give each line of a stream an id"},
 		"a key":          {strings.NewReader(`{"id":"x","key":"k","spec":{}}`), "line 1: give each line of a stream an id, and no key"},
 		"two on a line":  {strings.NewReader(`{"id":"x","spec":{}} {"id":"y","spec":{}}`), "line 1: text follows"},
+		"over two lines": {strings.NewReader(good + `{"id":"x",` + "\n" + `"spec":{}}`), "line 2001: it goes on on the next line"},
 		"too long":       {strings.NewReader(good + strings.Repeat(" ", work.MaxSpecBytes+2<<10)), "line 2001 is over"},
 		"broken off":     {io.MultiReader(strings.NewReader(good), iotest.ErrReader(errors.New("reset"))), "broke off after line 2000, nothing was stored: reset"},
 		"too many":       {strings.NewReader(strings.Repeat("\n", control.MaxStream+1)), "more than 1000000 lines"},

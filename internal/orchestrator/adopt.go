@@ -35,13 +35,11 @@ func (o *Orchestrator) adoptChild(ctx context.Context, child work.Child) (*entry
 	if err != nil {
 		return nil, err
 	}
-	if spec, err = o.complete(spec); err != nil {
-		return nil, err
-	}
-	item, _, err := o.admit(control.Submission{ID: child.Attempt.Item(), Spec: spec})
+	draft, err := o.draft(&control.Submission{ID: child.Attempt.Item(), Spec: spec})
 	if err != nil {
 		return nil, err
 	}
+	item := *draft
 	now := time.Now().UTC()
 	for _, event := range []work.Event{work.Assigned{}, work.Dispatched{Attempt: child.Attempt, Child: child.ID, Adopted: true}} {
 		if item, err = work.Apply(item, event, o.policy(item.Spec), now); err != nil {

@@ -44,13 +44,18 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 	}
 	var done control.Import
 	var fresh []*work.Item
-	for i := range items {
-		isNew, err := o.importable(&items[i])
+	var arriving []string
+	defer func() { o.arrived(arriving) }()
+	for _, item := range items {
+		if slices.Contains(arriving, item.ID) {
+			return control.Import{}, fmt.Errorf("item %s is there twice: %w", item.ID, work.ErrInvalid)
+		}
+		isNew, err := o.importable(&item)
 		switch {
 		case err != nil:
 			return control.Import{}, err
 		case isNew:
-			fresh = append(fresh, &items[i])
+			fresh, arriving = append(fresh, &item), append(arriving, item.ID)
 		default:
 			done.Identical++
 		}
@@ -73,7 +78,8 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 	return done, err
 }
 
-// importable checks one item of a backup, and says whether it is new.
+// importable checks one item of a backup, and says whether it is new: then its id
+// is reserved (arrive).
 func (o *Orchestrator) importable(item *work.Item) (bool, error) {
 	if err := item.CheckStored(); err != nil {
 		return false, err
@@ -81,11 +87,11 @@ func (o *Orchestrator) importable(item *work.Item) (bool, error) {
 	if !slices.Contains(o.queueNames(), item.Spec.Queue) {
 		return false, fmt.Errorf("item %s: %w", item.ID, o.unknownQueue(item.Spec.Queue))
 	}
-	e := o.entry(item.ID)
-	if e == nil {
-		return true, nil
+	known, err := o.arrive(item.ID)
+	if err != nil || known == nil {
+		return err == nil, err
 	}
-	stored, err := json.Marshal(e.item.Load())
+	stored, err := json.Marshal(known)
 	if err != nil {
 		return false, fmt.Errorf("encode item %s: %w", item.ID, err)
 	}

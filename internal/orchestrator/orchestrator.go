@@ -86,6 +86,7 @@ type Orchestrator struct {
 	breakers   map[string]*breaker        // by repository
 	broken     map[string]*breaker        // of these, those that are not closed
 	keys       map[string]string          // item by queue and unique key
+	arriving   map[string]bool            // ids of items that are being stored for the first time
 	dependants map[string]map[string]bool // ids of queued items, by the item that is to complete first
 	withChild  map[string]bool            // items of which Nomad has a child; nil until it was asked
 	doomed     []*entry                   // queued items that depend on one that did not complete
@@ -146,7 +147,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 		cfg.Observer = Unobserved{}
 	}
 	o := &Orchestrator{
-		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, dependants: map[string]map[string]bool{},
+		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, arriving: map[string]bool{}, dependants: map[string]map[string]bool{},
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},

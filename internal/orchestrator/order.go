@@ -100,7 +100,7 @@ func (o *Orchestrator) edit(ctx context.Context, e *entry, order control.Order, 
 	if err != nil {
 		return err
 	}
-	if spec, err = o.complete(spec); err != nil {
+	if err := o.complete(&spec); err != nil {
 		return err
 	}
 	return o.apply(ctx, e, work.Edited{By: by, Spec: spec})

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"drover/internal/control"
 	"drover/internal/work"
 )
 
@@ -29,56 +28,113 @@ func (o *Orchestrator) holderOf(spec work.Spec) *work.Item {
 
 // batch is a submission of items that may name each other.
 type batch struct {
-	items  []work.Item
-	fresh  []bool
-	keys   map[string]int    // index of the first fresh item with a key
-	ids    map[string]int    // index by id, of fresh items
-	repeat map[int]int       // index of an item whose key another one before it has, to that
-	stands map[string]string // id by the id of a submission for which it stands
+	items    []*work.Item
+	arriving []string // ids, to be given to Orchestrator.arrived
+	fresh    []bool
+	says     map[int]string    // what who submits is to know of an item, by its index
+	keys     map[string]int    // index of the first fresh item with a key
+	ids      map[string]int    // index by id, of fresh items
+	named    map[string]int    // index by the key of a submission, of fresh items
+	repeat   map[int]int       // index of an item whose key another one before it has, to that
+	stands   map[string]string // id by the id of a submission for which it stands
 }
 
 func newBatch(size int) *batch {
 	return &batch{
-		items: make([]work.Item, size), fresh: make([]bool, size),
-		keys: map[string]int{}, ids: map[string]int{}, repeat: map[int]int{}, stands: map[string]string{},
+		items: make([]*work.Item, size), fresh: make([]bool, size), says: map[int]string{},
+		keys: map[string]int{}, ids: make(map[string]int, size), named: map[string]int{}, repeat: map[int]int{}, stands: map[string]string{},
 	}
 }
 
 // rename has an item depend on those that stand for the ones it names.
-func (b *batch) rename(s *control.Submission) {
-	names := make([]string, len(s.Spec.DependsOn))
-	for i, id := range s.Spec.DependsOn {
+func (b *batch) rename(item *work.Item) {
+	names := make([]string, len(item.Spec.DependsOn))
+	for i, id := range item.Spec.DependsOn {
 		names[i] = id
 		if other := b.stands[id]; other != "" {
 			names[i] = other
 		}
 	}
 	if len(names) > 0 {
-		s.Spec.DependsOn = names
+		item.Spec.DependsOn = names
 	}
 }
 
-// put takes an item in, unless another has its key.
-func (o *Orchestrator) put(b *batch, i int, item work.Item, fresh bool) {
-	b.items[i], b.fresh[i] = item, fresh
-	if !fresh {
-		return
+// admit takes the draft of an item in, unless it is stored already or another has
+// its key. It returns work.ErrConflict when its id, or the key it was submitted
+// under, is another item's.
+func (o *Orchestrator) admit(b *batch, i int, key string) error {
+	item := b.items[i]
+	b.rename(item)
+	first, taken := b.ids[item.ID]
+	if !taken && key != "" {
+		first, taken = b.named[key]
 	}
+	if taken {
+		b.repeat[i] = first
+		return sameItem(b.items[first], item)
+	}
+	stored, err := o.arrive(item.ID)
+	switch {
+	case err != nil:
+		return err
+	case stored != nil:
+		b.items[i] = stored
+		return sameItem(stored, item)
+	}
+	b.arriving = append(b.arriving, item.ID)
 	if first := o.holderOf(item.Spec); first != nil {
-		b.items[i], b.fresh[i] = *first, false
-		b.items[i].Warnings = []string{fmt.Sprintf("unique key %s belongs to item %s, which is %s: nothing new was stored", item.Spec.UniqueKey, first.ID, first.State)}
-		b.stands[item.ID] = first.ID
-		return
+		b.items[i], b.stands[item.ID] = first, first.ID
+		b.says[i] = fmt.Sprintf("unique key %s belongs to item %s, which is %s: nothing new was stored", item.Spec.UniqueKey, first.ID, first.State)
+		return nil
 	}
 	if item.Spec.UniqueKey != "" {
 		if first, taken := b.keys[keyOf(item.Spec)]; taken {
-			b.fresh[i], b.repeat[i] = false, first
-			b.stands[item.ID] = b.items[first].ID
-			return
+			b.repeat[i], b.stands[item.ID] = first, b.items[first].ID
+			b.says[i] = fmt.Sprintf("unique key %s belongs to item %s of the same submission", item.Spec.UniqueKey, b.items[first].ID)
+			return nil
 		}
 		b.keys[keyOf(item.Spec)] = i
 	}
-	b.ids[item.ID] = i
+	b.ids[item.ID], b.fresh[i] = i, true
+	if key != "" {
+		b.named[key] = i
+	}
+	return nil
+}
+
+// arrive reserves the id of a new item until arrived is called, so that a request
+// that is repeated while it is still carried out does not put an item back to
+// where it began. It returns the item if it is stored already, and
+// work.ErrUnavailable while another request stores it.
+func (o *Orchestrator) arrive(id string) (*work.Item, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if e := o.entries[id]; e != nil {
+		return e.item.Load(), nil
+	}
+	if o.arriving[id] {
+		return nil, fmt.Errorf("item %s is just being stored by another request: repeat this one: %w", id, work.ErrUnavailable)
+	}
+	o.arriving[id] = true
+	return nil, nil
+}
+
+// arrived frees ids that arrive reserved: their items are stored, or never will be.
+func (o *Orchestrator) arrived(ids []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range ids {
+		delete(o.arriving, id)
+	}
+}
+
+// sameItem returns work.ErrConflict unless a submission repeats one of its id.
+func sameItem(first, again *work.Item) error {
+	if sameSpec(first.Spec, again.Spec) {
+		return nil
+	}
+	return fmt.Errorf("id %s is taken by another item: %w", first.ID, work.ErrConflict)
 }
 
 // waves returns the indices of the fresh items in the order in which they are
@@ -87,7 +143,7 @@ func (o *Orchestrator) put(b *batch, i int, item work.Item, fresh bool) {
 // It returns work.ErrInvalid for a cycle, and for what can never complete.
 func (o *Orchestrator) waves(b *batch) ([][]int, error) {
 	const visiting = -1
-	depth := map[int]int{}
+	depth := make([]int, len(b.items))
 	var visit func(i int) (int, error)
 	visit = func(i int) (int, error) {
 		if d := depth[i]; d == visiting {

@@ -457,6 +457,71 @@ func TestImportedDependantsWaitAsBefore(t *testing.T) {
 	}
 }
 
+// TestItemIsStoredByOneRequest: a request that was sent again while the first
+// one was still under way put the item back to where it began.
+func TestItemIsStoredByOneRequest(t *testing.T) {
+	inModel(t, nil, func(t *testing.T, m *model) {
+		submission := control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: modelRepositories[0], Task: "x"}}
+		answers := make(chan error, 2)
+		submit := func() {
+			_, err := m.o.Submit(t.Context(), []control.Submission{submission})
+			answers <- err
+		}
+		m.mu.Lock()
+		m.consulDown = true
+		m.mu.Unlock()
+		go submit()
+		synctest.Wait()
+		go submit()
+		synctest.Wait()
+		select {
+		case err := <-answers:
+			if !errors.Is(err, work.ErrUnavailable) {
+				t.Fatal(err)
+			}
+		default:
+			t.Fatal("both are storing the item")
+		}
+		m.mu.Lock()
+		m.consulDown = false
+		m.bump()
+		m.mu.Unlock()
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if submit(); <-answers != nil || len(m.items) != 1 {
+			t.Fatalf("%d items", len(m.items))
+		}
+	})
+}
+
+// TestItemsOfOneRequestAreToldApart: of two that had one id only the last was kept.
+func TestItemsOfOneRequestAreToldApart(t *testing.T) {
+	inModel(t, nil, func(t *testing.T, m *model) {
+		id, spec := work.NewID(time.Now()), work.Spec{Repository: modelRepositories[0], Task: "x", NotBefore: time.Now().Add(time.Hour)}
+		other := spec
+		other.Task = "y"
+		for name, s := range map[string]control.Submission{"id": {ID: id}, "key": {Key: "k"}} {
+			one, two, three := s, s, s
+			one.Spec, two.Spec, three.Spec = spec, spec, other
+			if _, err := m.o.Submit(t.Context(), []control.Submission{one, three}); !errors.Is(err, work.ErrConflict) || len(m.items) > 1 {
+				t.Errorf("%s: %v, %d items", name, err, len(m.items))
+			}
+			stored := len(m.items)
+			items, err := m.o.Submit(t.Context(), []control.Submission{one, two})
+			if err != nil || items[0].ID != items[1].ID || len(m.items) != stored+1 {
+				t.Errorf("%s: %v, %d items: %+v", name, err, len(m.items), items)
+			}
+		}
+		item := m.item(sortedKeys(m.items)[0])
+		item.ID = work.NewID(time.Now())
+		if _, err := m.o.Import(t.Context(), []work.Item{item, item}, false); !errors.Is(err, work.ErrInvalid) || len(m.items) != 2 {
+			t.Error(err)
+		}
+	})
+}
+
 func TestUniqueKeyReturnsTheFirstItem(t *testing.T) {
 	inModel(t, nil, func(t *testing.T, m *model) {
 		spec := work.Spec{Repository: modelRepositories[0], Task: "x", UniqueKey: "k"}

@@ -21,8 +21,8 @@ import (
 // Bounds of new items that are stored by one commit, two of which fill a
 // transaction, and how many commits are under way at a time.
 const (
-	chunkItems  = 31
-	chunkBytes  = 128 << 10
+	chunkItems  = 63
+	chunkBytes  = 148 << 10
 	chunkFlight = 16
 	// itemBytes is about what an item takes besides the texts of its specification.
 	itemBytes = 2 << 10
@@ -35,7 +35,7 @@ const (
 // It returns work.ErrInvalid, work.ErrConflict when an id is taken by another
 // item or the queue takes none, and what Ledger.Commit returns.
 func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	b, err := o.submit(ctx, submissions, false)
+	b, err := o.submit(ctx, pointers(submissions), false)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submiss
 
 // Check returns the items that Submit would return, and stores none.
 func (o *Orchestrator) Check(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	b, err := o.submit(ctx, submissions, true)
+	b, err := o.submit(ctx, pointers(submissions), true)
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +70,17 @@ func (o *Orchestrator) SubmitStream(ctx context.Context, lines io.Reader) (contr
 	return done, nil
 }
 
+// pointers returns where submissions are: they are large, and there may be many.
+func pointers(submissions []control.Submission) []*control.Submission {
+	at := make([]*control.Submission, len(submissions))
+	for i := range submissions {
+		at[i] = &submissions[i]
+	}
+	return at
+}
+
 // submit checks submissions, and stores them unless dry.
-func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submission, dry bool) (*batch, error) {
+func (o *Orchestrator) submit(ctx context.Context, submissions []*control.Submission, dry bool) (*batch, error) {
 	if err := o.loaded(ctx); err != nil {
 		return nil, err
 	}
@@ -81,8 +90,9 @@ func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submiss
 		}
 		defer o.submitting.unlock()
 	}
-	b, err := o.gather(submissions)
-	if err != nil {
+	b := newBatch(len(submissions))
+	defer func() { o.arrived(b.arriving) }()
+	if err := o.gather(b, submissions); err != nil {
 		return nil, err
 	}
 	waves, err := o.waves(b)
@@ -95,7 +105,7 @@ func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submiss
 	for _, wave := range waves {
 		items := make([]*work.Item, len(wave))
 		for i, at := range wave {
-			items[i] = &b.items[at]
+			items[i] = b.items[at]
 		}
 		if err := o.storeAll(ctx, items); err != nil {
 			return nil, err
@@ -104,46 +114,44 @@ func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submiss
 	return b, nil
 }
 
-// gather returns the items that submissions become, or are already.
-func (o *Orchestrator) gather(submissions []control.Submission) (*batch, error) {
-	inBatch := func(i int, err error) error { return fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err) }
-	specs := make([]work.Spec, len(submissions))
-	for i, err := range parallel.Each(len(specs), func(i int) (err error) {
-		specs[i], err = o.complete(submissions[i].Spec)
+// gather fills a batch with the items that submissions become, or are already.
+func (o *Orchestrator) gather(b *batch, submissions []*control.Submission) error {
+	faults := parallel.Each(len(submissions), func(i int) (err error) {
+		b.items[i], err = o.draft(submissions[i])
 		return err
-	}) {
+	})
+	for i, err := range faults {
+		if err == nil {
+			err = o.admit(b, i, submissions[i].Key)
+		}
 		if err != nil {
-			return nil, inBatch(i, err)
+			return fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err)
 		}
 	}
-	b := newBatch(len(submissions))
-	for i, s := range submissions {
-		s.Spec = specs[i]
-		b.rename(&s)
-		item, isNew, err := o.admit(s)
-		if err != nil {
-			return nil, inBatch(i, err)
-		}
-		o.put(b, i, item, isNew)
-	}
-	return b, nil
+	return nil
 }
 
 // answer returns the items of a batch, with their warnings.
 func (o *Orchestrator) answer(b *batch) []work.Item {
-	for i := range b.items {
-		if first, repeats := b.repeat[i]; repeats {
-			b.items[i] = b.items[first]
-			b.items[i].Warnings = []string{fmt.Sprintf("unique key %s belongs to item %s of the same submission", b.items[i].Spec.UniqueKey, b.items[i].ID)}
-		} else if !b.items[i].State.Terminal() {
-			b.items[i].Warnings = append(b.items[i].Warnings, o.warnings(&b.items[i])...)
+	items := make([]work.Item, len(b.items))
+	for i := range items {
+		first, repeats := b.repeat[i]
+		if !repeats {
+			first = i
+		}
+		items[i] = *b.items[first]
+		if says := b.says[i]; says != "" {
+			items[i].Warnings = append(items[i].Warnings, says)
+		}
+		if !repeats && !items[i].State.Terminal() {
+			items[i].Warnings = append(items[i].Warnings, o.warnings(&items[i])...)
 		}
 	}
-	return b.items
+	return items
 }
 
 // namesOthers reports whether a submission is about other items, too, or is known by a key.
-func namesOthers(s control.Submission) bool {
+func namesOthers(s *control.Submission) bool {
 	return s.Key != "" || s.Spec.UniqueKey != "" || len(s.Spec.DependsOn) > 0
 }
 
@@ -196,32 +204,27 @@ func (o *Orchestrator) reachable(ctx context.Context) error {
 	return nil
 }
 
-// admit returns the item that a submission with a complete specification becomes,
-// or the stored one it repeats.
-func (o *Orchestrator) admit(s control.Submission) (work.Item, bool, error) {
-	now := time.Now().UTC()
-	if s.ID == "" && s.Key != "" {
-		s.ID = o.keyed(s.Key, now)
+// draft returns the item that a submission becomes if it is new. It fills what
+// its specification leaves open.
+func (o *Orchestrator) draft(s *control.Submission) (*work.Item, error) {
+	id, now := s.ID, time.Now().UTC()
+	if id == "" && s.Key != "" {
+		id = o.keyed(s.Key, now)
 	}
-	if !work.ValidID(s.ID) {
-		return work.Item{}, false, fmt.Errorf("id %q is not a work item's id: %w", s.ID, work.ErrInvalid)
+	if !work.ValidID(id) {
+		return nil, fmt.Errorf("id %q is not a work item's id: %w", id, work.ErrInvalid)
 	}
-	spec := s.Spec
-	if e := o.entry(s.ID); e != nil {
-		stored := e.item.Load()
-		if !sameSpec(stored.Spec, spec) {
-			return work.Item{}, false, fmt.Errorf("id %s is taken by another item: %w", s.ID, work.ErrConflict)
-		}
-		return *stored, false, nil
+	if err := o.complete(&s.Spec); err != nil {
+		return nil, err
 	}
+	item := work.NewItem(id, s.Spec, now)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if record := o.line(spec.Queue).record; record.State == work.QueueDraining {
-		return work.Item{}, false, fmt.Errorf("queue %s is draining since %s and takes no items: %w", spec.Queue, stamp(record.Since), work.ErrConflict)
+	item.StartWith(o.memory[item.Spec.Repository])
+	if record := o.line(item.Spec.Queue).record; record.State == work.QueueDraining && o.entries[id] == nil {
+		return nil, fmt.Errorf("queue %s is draining since %s and takes no items: %w", item.Spec.Queue, stamp(record.Since), work.ErrConflict)
 	}
-	item := work.NewItem(s.ID, spec, now)
-	item.StartWith(o.memory[spec.Repository])
-	return item, true, nil
+	return &item, nil
 }
 
 // keyed returns the id of the item that was submitted under a key, or else one
@@ -240,9 +243,9 @@ func (o *Orchestrator) keyed(key string, now time.Time) string {
 
 // complete checks a specification and fills what it leaves open.
 // It returns work.ErrInvalid.
-func (o *Orchestrator) complete(spec work.Spec) (work.Spec, error) {
+func (o *Orchestrator) complete(spec *work.Spec) error {
 	if err := spec.Validate(); err != nil {
-		return spec, err
+		return err
 	}
 	name := cmp.Or(spec.Queue, work.DefaultQueue)
 	o.mu.Lock()
@@ -250,13 +253,13 @@ func (o *Orchestrator) complete(spec work.Spec) (work.Spec, error) {
 	known := line != nil && line.known()
 	o.mu.Unlock()
 	if !known {
-		return spec, o.unknownQueue(name)
+		return o.unknownQueue(name)
 	}
-	spec = spec.WithDefaults(o.cfg.Defaults.WithQueue(o.settings(name)))
+	*spec = spec.WithDefaults(o.cfg.Defaults.WithQueue(o.settings(name)))
 	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
-		return spec, fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
+		return fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
 	}
-	return spec, nil
+	return nil
 }
 
 func (o *Orchestrator) unknownQueue(name string) error {
@@ -283,7 +286,8 @@ func (o *Orchestrator) queueNames() []string {
 	return names
 }
 
-// storeNew stores some new items, all or none.
+// storeNew stores some new items, all or none. They are the orchestrator's from
+// then on, and not to be changed.
 func (o *Orchestrator) storeNew(ctx context.Context, items []*work.Item) error {
 	changes := make([]work.Change, len(items))
 	for i, item := range items {
@@ -293,10 +297,9 @@ func (o *Orchestrator) storeNew(ctx context.Context, items []*work.Item) error {
 		return fmt.Errorf("store item %s: %w", items[0].ID, err)
 	}
 	for _, item := range items {
-		stored := *item
-		o.track(o.add(&stored))
-		o.observer.Applied(nil, &stored)
-		o.announce(&stored)
+		o.track(o.add(item))
+		o.observer.Applied(nil, item)
+		o.announce(item)
 	}
 	return nil
 }
