@@ -35,44 +35,60 @@ func ReadSubmissions(stream io.Reader) ([]*Submission, error) {
 	const firstBuffer = 64 << 10
 	scanner := bufio.NewScanner(stream)
 	scanner.Buffer(make([]byte, 0, firstBuffer), maxLine)
+	processors := runtime.GOMAXPROCS(0)
+	spare := make(chan []byte, processors) // texts that are read, to be filled again
 	var chunks []*lines
 	var faulty atomic.Bool // what follows need not be read
 	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	current, line := &lines{first: 1}, 0
-	decode := func() {
-		chunk := current
-		chunks, current = append(chunks, chunk), &lines{first: line + 1, text: make([]byte, 0, len(chunk.text))}
-		group.Go(func() error {
-			if chunk.decode(); chunk.err != nil {
-				faulty.Store(true)
+	group.SetLimit(processors)
+	line, ended := 0, false
+	for !ended && !faulty.Load() && line <= MaxStream {
+		chunk := &lines{first: line + 1}
+		select {
+		case chunk.text = <-spare:
+		default:
+		}
+		for !ended && len(chunk.ends) < chunkLines && len(chunk.text) < chunkBytes {
+			if ended = !scanner.Scan(); !ended {
+				line++
+				chunk.add(scanner.Bytes())
 			}
+		}
+		chunks = append(chunks, chunk)
+		group.Go(func() error {
+			chunk.decode()
+			faulty.CompareAndSwap(false, chunk.err != nil)
+			select {
+			case spare <- chunk.text[:0]:
+			default:
+			}
+			chunk.text = nil
 			return nil
 		})
 	}
-	for !faulty.Load() && line <= MaxStream && scanner.Scan() {
-		line++
-		current.add(scanner.Bytes())
-		if len(current.ends) == chunkLines || len(current.text) >= chunkBytes {
-			decode()
-		}
-	}
-	decode()
 	_ = group.Wait() // faults are told in the order of lines
+	submissions, err := joined(chunks)
+	switch fault := scanner.Err(); {
+	case err != nil:
+		return nil, err
+	case line > MaxStream:
+		return nil, fmt.Errorf("more than %d lines: %w", MaxStream, work.ErrInvalid)
+	case errors.Is(fault, bufio.ErrTooLong):
+		return nil, fmt.Errorf("line %d is over %d bytes: %w", line+1, maxLine, work.ErrInvalid)
+	case fault != nil:
+		return nil, fmt.Errorf("the stream broke off after line %d, nothing was stored: %v: %w", line, fault, work.ErrInvalid)
+	}
+	return submissions, nil
+}
+
+// joined returns the submissions of all chunks, or the first fault.
+func joined(chunks []*lines) ([]*Submission, error) {
 	count := 0
 	for _, chunk := range chunks {
 		if chunk.err != nil {
 			return nil, chunk.err
 		}
 		count += len(chunk.submissions)
-	}
-	switch err := scanner.Err(); {
-	case line > MaxStream:
-		return nil, fmt.Errorf("more than %d lines: %w", MaxStream, work.ErrInvalid)
-	case errors.Is(err, bufio.ErrTooLong):
-		return nil, fmt.Errorf("line %d is over %d bytes: %w", line+1, maxLine, work.ErrInvalid)
-	case err != nil:
-		return nil, fmt.Errorf("the stream broke off after line %d, nothing was stored: %v: %w", line, err, work.ErrInvalid)
 	}
 	submissions := make([]*Submission, 0, count)
 	for _, chunk := range chunks {

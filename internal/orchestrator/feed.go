@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,7 +33,6 @@ func (f *feed) publish(e control.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.last++
-	e.ID = fmt.Sprintf("%s-%d", f.term, f.last)
 	f.recent[f.last%feedSize] = e
 	close(f.changed)
 	f.changed = make(chan struct{})
@@ -50,7 +48,9 @@ func (f *feed) after(number uint64) ([]control.Event, bool, uint64, chan struct{
 	}
 	var events []control.Event
 	for n := number + 1; n <= f.last; n++ {
-		events = append(events, f.recent[n%feedSize])
+		e := f.recent[n%feedSize]
+		e.ID = f.id(n)
+		events = append(events, e)
 	}
 	return events, true, f.last, f.changed
 }
@@ -61,6 +61,9 @@ func (f *feed) number(id string) (uint64, bool) {
 	number, err := strconv.ParseUint(text, 10, 64)
 	return number, err == nil && term == f.term
 }
+
+// id is what people know the event of a number by.
+func (f *feed) id(number uint64) string { return f.term + "-" + strconv.FormatUint(number, 10) }
 
 // Events sends every change after the event of an id until ctx or the term ends,
 // or send fails. Where there is no id, or changes after it are not kept any more,
@@ -74,7 +77,7 @@ func (o *Orchestrator) Events(ctx context.Context, after string, send func(contr
 	for {
 		events, whole, last, changed := o.feed.after(number)
 		if !known || !whole {
-			events = []control.Event{{ID: fmt.Sprintf("%s-%d", o.feed.term, last), Type: control.EventResync, At: time.Now().UTC()}}
+			events = []control.Event{{ID: o.feed.id(last), Type: control.EventResync, At: time.Now().UTC()}}
 			known = true
 		}
 		for _, e := range events {

@@ -66,6 +66,18 @@ func TestSpecFaultsAreAllNamedAtOnce(t *testing.T) {
 	}
 }
 
+func TestUniqueKeysHaveNoSpaces(t *testing.T) {
+	for key, valid := range map[string]bool{
+		"a/b:c#1": true, "größe": true, strings.Repeat("ü", 256): true, strings.Repeat("a", 257): false, "a b": false, "a\tb": false,
+		"a\u00a0b": false, "a\x00": false, "a\u200b": false,
+	} {
+		err := work.Spec{Repository: "https://h/r", Task: "x", UniqueKey: key}.Validate()
+		if valid != (err == nil) || err != nil && !strings.Contains(err.Error(), "unique_key") {
+			t.Errorf("%q: %v", key, err)
+		}
+	}
+}
+
 func TestUnknownFieldIsRefused(t *testing.T) {
 	for _, text := range []string{`{"repo":"x"}`, `{"limits":{"tiemout":"1h"}}`, `{"task":"a"} trailing`, `{"limits":{"timeout":"-1h"}}`} {
 		if _, err := work.DecodeSpec([]byte(text)); !errors.Is(err, work.ErrInvalid) {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of a specification. Task and whole specification stay well below
@@ -158,9 +160,15 @@ var (
 	queueName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
 	scpRemote = regexp.MustCompile(`^[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+$`)
 	labelKey  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})$`)
-	uniqueKey = regexp.MustCompile(`^[^\s\pC]{1,256}$`)
 	baseName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]*$`)
 )
+
+// validUniqueKey takes at most 256 characters, none of them a space or unseen.
+func validUniqueKey(key string) bool {
+	const most = 256
+	return utf8.RuneCountInString(key) <= most &&
+		!strings.ContainsFunc(key, func(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.C, r) })
+}
 
 // ValidQueueName reports whether name can name a queue.
 func ValidQueueName(name string) bool { return queueName.MatchString(name) }
@@ -252,7 +260,7 @@ func (s Spec) validateRelations(bad func(string, ...any)) {
 	if len(s.DependsOn) > MaxDependencies {
 		bad("%d dependencies, at most %d are allowed", len(s.DependsOn), MaxDependencies)
 	}
-	if s.UniqueKey != "" && !uniqueKey.MatchString(s.UniqueKey) {
+	if s.UniqueKey != "" && !validUniqueKey(s.UniqueKey) {
 		bad("unique_key %q: use at most 256 characters without spaces", s.UniqueKey)
 	}
 }
