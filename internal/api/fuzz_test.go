@@ -21,7 +21,7 @@ func (calm) Submit(context.Context, []control.Submission) ([]work.Item, error) {
 func (calm) Check(context.Context, []control.Submission) ([]work.Item, error)  { return nil, nil }
 
 func (calm) SubmitStream(_ context.Context, lines io.Reader) (control.Submitted, error) {
-	submissions, err := control.ReadSubmissions(lines)
+	submissions, err := control.ReadSubmissions(lines, func(s *control.Submission) (control.Submission, error) { return *s, nil })
 	for n, s := range submissions {
 		if s.ID == "" || s.Key != "" {
 			return control.Submitted{}, fmt.Errorf("submission %d has no id", n)

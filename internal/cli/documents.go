@@ -92,7 +92,7 @@ func split(name string, data []byte) ([]document, error) {
 // splitLines takes apart a file each line of which is a JSON object, as long ones
 // mostly are: that can be checked on all processors. Of others it says false.
 func splitLines(data []byte) ([]document, bool) {
-	var documents []document
+	documents := make([]document, 0, bytes.Count(data, []byte("\n"))+1)
 	number := 0
 	for line := range bytes.Lines(data) {
 		number++
@@ -214,6 +214,24 @@ func (d document) oneLine(name string) ([]byte, error) {
 	return line.Bytes(), nil
 }
 
+// placed says where in a file is what a server found, to which each document was
+// sent as one line.
+func placed(found error, name string, documents []document) error {
+	if _, err := decodeAll(name, documents); err != nil {
+		return err // it knows the line, and how many more there are
+	}
+	m := streamLine.FindStringSubmatch(reasonOf(found))
+	if m == nil {
+		return found
+	}
+	number, err := strconv.Atoi(m[1])
+	if err != nil || number < 1 || number > len(documents) {
+		return found
+	}
+	const wholeDocument = 0
+	return documents[number-1].fault(name, wholeDocument, m[2])
+}
+
 // reasonOf is what an invalid input's error says, without that it is invalid.
 func reasonOf(err error) string {
 	return strings.TrimSuffix(err.Error(), ": "+work.ErrInvalid.Error())
@@ -237,6 +255,7 @@ func yamlFault(err error) (line int, says string) {
 }
 
 var (
+	streamLine   = regexp.MustCompile(`^line (\d+): (.*)$`)
 	yamlPlace    = regexp.MustCompile(`^\[(\d+):\d+\] (.*)$`)
 	wrongType    = regexp.MustCompile(`cannot unmarshal (\S+) into Go struct field \w+\.(\S+) of type (\S+)`)
 	wrongItem    = regexp.MustCompile(`cannot unmarshal (\S+) into Go value of type \S+`)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -43,6 +44,7 @@ type shell struct {
 // returns its exit status. It ends early when ctx does.
 func Main(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	sh := &shell{in: stdin, out: stdout, err: stderr, env: env, getenv: lookup(env)}
+	sh.collectAfter(commandGrowth)
 	root := newRoot(sh)
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -54,6 +56,21 @@ func Main(ctx context.Context, args, env []string, stdin io.Reader, stdout, stde
 		fmt.Fprintln(stderr, "drover:", message(err))
 	}
 	return status
+}
+
+// How much the heap grows before it is collected, in percent. Most commands are
+// over before that. Most of a server's heap are its items, which live long: to
+// look through them half as often costs no more memory than they take.
+const (
+	commandGrowth = 400
+	serverGrowth  = 200
+)
+
+// collectAfter sets the heap's growth, unless GOGC says another.
+func (sh *shell) collectAfter(percent int) {
+	if sh.getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
 }
 
 func lookup(env []string) func(string) string {

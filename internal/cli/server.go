@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -84,20 +83,13 @@ func runServer(ctx context.Context, opts serverOptions, sh *shell) error {
 		return err
 	}
 	defer closeTraces()
-	if sh.getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	sh.collectAfter(serverGrowth)
 	err = app.Run(ctx, app.Options{
 		Config: cfg, Logs: logs, Traces: traces, Version: currentVersion().Version,
 		Ready: func(address string) { logger.Info("serving", "address", address) },
 	})
 	return orDone(ctx, err)
 }
-
-// gcPercent is how much a server's heap grows before it is collected, unless GOGC
-// says another. Most of it are the items, which live long: looking through them
-// half as often costs no more memory than they take.
-const gcPercent = 200
 
 // orDone returns err, unless ctx ended: then all went as it was told to.
 func orDone(ctx context.Context, err error) error {

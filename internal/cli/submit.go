@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -191,9 +192,7 @@ func (o submitOptions) submitMany(ctx context.Context, client *api.Client, docum
 	body.Close() // ends the writer, should the server have answered early
 	writer.Wait()
 	if errors.Is(err, work.ErrInvalid) {
-		if _, fault := decodeAll(name, documents); fault != nil {
-			return fault
-		}
+		return placed(err, name, documents)
 	}
 	if err != nil {
 		return err
@@ -350,6 +349,7 @@ func parseWhen(text string, now time.Time) (time.Time, error) {
 
 func readInput(name string, sh *shell) ([]byte, error) {
 	in := sh.in
+	var data bytes.Buffer
 	if name != stdinName {
 		file, err := os.Open(name)
 		if err != nil {
@@ -357,13 +357,15 @@ func readInput(name string, sh *shell) ([]byte, error) {
 		}
 		defer file.Close()
 		in = file
+		if info, err := file.Stat(); err == nil {
+			data.Grow(int(min(info.Size(), maxInputBytes)) + bytes.MinRead)
+		}
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxInputBytes+1))
-	if err != nil {
+	if _, err := data.ReadFrom(io.LimitReader(in, maxInputBytes+1)); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if len(data) > maxInputBytes {
+	if data.Len() > maxInputBytes {
 		return nil, fmt.Errorf("%s is over %d bytes: %w", name, maxInputBytes, work.ErrInvalid)
 	}
-	return data, nil
+	return data.Bytes(), nil
 }

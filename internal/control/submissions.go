@@ -28,22 +28,24 @@ const (
 )
 
 // ReadSubmissions reads a stream of submissions: one a line in JSON, each with an
-// id of its own and no key. Empty lines count, and hold none. It decodes on all
-// processors while it reads.
-// It returns work.ErrInvalid for the first faulty line, and for a stream that breaks off.
-func ReadSubmissions(stream io.Reader) ([]*Submission, error) {
+// id of its own and no key. Empty lines count, and hold none. It returns what they
+// become, which is called on all processors while the stream is read and keeps no
+// submission.
+// It returns work.ErrInvalid for the first faulty line, and for a stream that
+// breaks off, and what become returns.
+func ReadSubmissions[T any](stream io.Reader, become func(*Submission) (T, error)) ([]T, error) {
 	const firstBuffer = 64 << 10
 	scanner := bufio.NewScanner(stream)
 	scanner.Buffer(make([]byte, 0, firstBuffer), maxLine)
 	processors := runtime.GOMAXPROCS(0)
 	spare := make(chan []byte, processors) // texts that are read, to be filled again
-	var chunks []*lines
+	var chunks []*lines[T]
 	var faulty atomic.Bool // what follows need not be read
 	var group errgroup.Group
 	group.SetLimit(processors)
 	line, ended := 0, false
 	for !ended && !faulty.Load() && line <= MaxStream {
-		chunk := &lines{first: line + 1}
+		chunk := &lines[T]{first: line + 1}
 		select {
 		case chunk.text = <-spare:
 		default:
@@ -56,7 +58,7 @@ func ReadSubmissions(stream io.Reader) ([]*Submission, error) {
 		}
 		chunks = append(chunks, chunk)
 		group.Go(func() error {
-			chunk.decode()
+			chunk.read(become)
 			faulty.CompareAndSwap(false, chunk.err != nil)
 			select {
 			case spare <- chunk.text[:0]:
@@ -67,7 +69,7 @@ func ReadSubmissions(stream io.Reader) ([]*Submission, error) {
 		})
 	}
 	_ = group.Wait() // faults are told in the order of lines
-	submissions, err := joined(chunks)
+	all, err := joined(chunks)
 	switch fault := scanner.Err(); {
 	case err != nil:
 		return nil, err
@@ -78,73 +80,81 @@ func ReadSubmissions(stream io.Reader) ([]*Submission, error) {
 	case fault != nil:
 		return nil, fmt.Errorf("the stream broke off after line %d, nothing was stored: %v: %w", line, fault, work.ErrInvalid)
 	}
-	return submissions, nil
+	return all, nil
 }
 
-// joined returns the submissions of all chunks, or the first fault.
-func joined(chunks []*lines) ([]*Submission, error) {
+// joined returns what all chunks hold, or the first fault.
+func joined[T any](chunks []*lines[T]) ([]T, error) {
 	count := 0
 	for _, chunk := range chunks {
 		if chunk.err != nil {
 			return nil, chunk.err
 		}
-		count += len(chunk.submissions)
+		count += len(chunk.made)
 	}
-	submissions := make([]*Submission, 0, count)
+	all := make([]T, 0, count)
 	for _, chunk := range chunks {
-		for i := range chunk.submissions {
-			submissions = append(submissions, &chunk.submissions[i])
-		}
+		all = append(all, chunk.made...)
 	}
-	return submissions, nil
+	return all, nil
 }
 
-// lines are some lines of a stream, and what they hold.
-type lines struct {
-	first       int // number of the first one
-	text        []byte
-	ends        []int // of the lines, in text
-	submissions []Submission
-	err         error // of the first faulty line
+// lines are some lines of a stream, and what becomes of their submissions.
+type lines[T any] struct {
+	first int // number of the first one
+	text  []byte
+	ends  []int // of the lines, in text
+	made  []T
+	err   error // of the first faulty line
 }
 
-func (l *lines) add(line []byte) {
+func (l *lines[T]) add(line []byte) {
 	l.text = append(append(l.text, line...), '\n')
 	l.ends = append(l.ends, len(l.text))
 }
 
-// decode reads the lines with one decoder, whose buffer serves for all.
-func (l *lines) decode() {
-	l.submissions = make([]Submission, 0, len(l.ends))
+// read reads the lines with one decoder, whose buffer serves for all.
+func (l *lines[T]) read(become func(*Submission) (T, error)) {
+	l.made = make([]T, 0, len(l.ends))
 	decoder := json.NewDecoder(bytes.NewReader(l.text))
 	decoder.DisallowUnknownFields()
+	var s Submission
 	begin := 0
 	for i, end := range l.ends {
-		if len(bytes.TrimSpace(l.text[begin:end])) > 0 {
-			l.submissions = append(l.submissions, Submission{})
-			if err := l.next(decoder, end); err != nil {
-				l.err = fmt.Errorf("line %d: %s: %w", l.first+i, strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
-				return
+		blank := len(bytes.TrimSpace(l.text[begin:end])) == 0
+		if begin = end; blank {
+			continue
+		}
+		s = Submission{}
+		err := l.next(decoder, end, &s)
+		if err == nil {
+			var made T
+			if made, err = become(&s); err == nil {
+				l.made = append(l.made, made)
 			}
 		}
-		begin = end
+		if err != nil {
+			l.err = fmt.Errorf("line %d: %w", l.first+i, err)
+			return
+		}
 	}
 }
 
-// next reads the last of the submissions, whose line has an end.
-func (l *lines) next(decoder *json.Decoder, end int) error {
-	s := &l.submissions[len(l.submissions)-1]
+// next reads the submission of a line, which has an end.
+func (l *lines[T]) next(decoder *json.Decoder, end int, s *Submission) error {
 	err := decoder.Decode(s)
 	at := int(decoder.InputOffset())
 	switch {
 	case err != nil:
-		return err
 	case at > end:
-		return errors.New("it goes on on the next line")
+		err = errors.New("it goes on on the next line")
 	case len(bytes.TrimSpace(l.text[at:end])) > 0:
-		return errors.New("text follows")
+		err = errors.New("text follows")
 	case s.ID == "" || s.Key != "":
-		return errors.New("give each line of a stream an id, and no key")
+		err = errors.New("give each line of a stream an id, and no key")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
 	}
 	return nil
 }

@@ -14,6 +14,13 @@ import (
 
 const aLine = `{"id":"%d","spec":{"repository":"https://example.com/r.git","task":"t"}}` + "\n"
 
+func itself(s *control.Submission) (control.Submission, error) {
+	if s.Spec.Task == "refused" {
+		return *s, work.ErrConflict
+	}
+	return *s, nil
+}
+
 // TestSubmissionsKeepTheirOrder: they are decoded side by side.
 func TestSubmissionsKeepTheirOrder(t *testing.T) {
 	const count = 5000
@@ -24,7 +31,7 @@ func TestSubmissionsKeepTheirOrder(t *testing.T) {
 			stream.WriteString(" \n")
 		}
 	}
-	submissions, err := control.ReadSubmissions(strings.NewReader(stream.String()))
+	submissions, err := control.ReadSubmissions(strings.NewReader(stream.String()), itself)
 	if err != nil || len(submissions) != count {
 		t.Fatalf("%d submissions of %d: %v", len(submissions), count, err)
 	}
@@ -52,10 +59,19 @@ func TestFaultySubmissionsAreRefused(t *testing.T) {
 		"first of a few": {strings.NewReader(good + "[]\n" + good + "{\n"), "line 2001: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			submissions, err := control.ReadSubmissions(test.stream)
+			submissions, err := control.ReadSubmissions(test.stream, itself)
 			if !errors.Is(err, work.ErrInvalid) || !strings.Contains(err.Error(), test.says) || submissions != nil {
 				t.Errorf("%d submissions, %v, want an error with %q", len(submissions), err, test.says)
 			}
 		})
+	}
+}
+
+// TestWhatBecomesOfASubmissionCanBeAFault: whoever reads a stream may refuse one of it.
+func TestWhatBecomesOfASubmissionCanBeAFault(t *testing.T) {
+	stream := strings.Repeat(fmt.Sprintf(aLine, 1), 700) + `{"id":"x","spec":{"task":"refused"}}` + "\n"
+	all, err := control.ReadSubmissions(strings.NewReader(stream), itself)
+	if !errors.Is(err, work.ErrConflict) || !strings.HasPrefix(err.Error(), "line 701: ") || all != nil {
+		t.Errorf("%d, %v", len(all), err)
 	}
 }

@@ -36,6 +36,9 @@ func (o *Orchestrator) adoptChild(ctx context.Context, child work.Child) (*entry
 		return nil, err
 	}
 	draft, err := o.draft(&control.Submission{ID: child.Attempt.Item(), Spec: spec})
+	if err == nil {
+		err = o.enter(draft)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -29,21 +29,27 @@ func (o *Orchestrator) holderOf(spec work.Spec) *work.Item {
 // batch is a submission of items that may name each other.
 type batch struct {
 	items    []*work.Item
-	arriving []string // ids, to be given to Orchestrator.arrived
-	fresh    []bool
+	keys     []string          // under which they were submitted, empty for none
+	fresh    []bool            // whether they are new
+	arriving []string          // ids, to be given to Orchestrator.arrived
 	says     map[int]string    // what who submits is to know of an item, by its index
-	keys     map[string]int    // index of the first fresh item with a key
+	unique   map[string]int    // index of the first fresh item with a unique key
 	ids      map[string]int    // index by id, of fresh items
-	named    map[string]int    // index by the key of a submission, of fresh items
-	repeat   map[int]int       // index of an item whose key another one before it has, to that
+	keyed    map[string]int    // index by the key of a submission, of fresh items
+	repeat   map[int]int       // index of an item that another one before it is, too, to that
 	stands   map[string]string // id by the id of a submission for which it stands
 }
 
 func newBatch(size int) *batch {
 	return &batch{
-		items: make([]*work.Item, size), fresh: make([]bool, size), says: map[int]string{},
-		keys: map[string]int{}, ids: make(map[string]int, size), named: map[string]int{}, repeat: map[int]int{}, stands: map[string]string{},
+		items: make([]*work.Item, size), keys: make([]string, size), fresh: make([]bool, size), says: map[int]string{}, unique: map[string]int{},
+		ids: make(map[string]int, size), keyed: map[string]int{}, repeat: map[int]int{}, stands: map[string]string{},
 	}
+}
+
+// fault says of which item an error is.
+func (b *batch) fault(i int, err error) error {
+	return fmt.Errorf("item %d of %d: %w", i+1, len(b.items), err)
 }
 
 // rename has an item depend on those that stand for the ones it names.
@@ -62,13 +68,13 @@ func (b *batch) rename(item *work.Item) {
 
 // admit takes the draft of an item in, unless it is stored already or another has
 // its key. It returns work.ErrConflict when its id, or the key it was submitted
-// under, is another item's.
-func (o *Orchestrator) admit(b *batch, i int, key string) error {
-	item := b.items[i]
+// under, is another item's, or its queue takes none.
+func (o *Orchestrator) admit(b *batch, i int) error {
+	item, key := b.items[i], b.keys[i]
 	b.rename(item)
 	first, taken := b.ids[item.ID]
 	if !taken && key != "" {
-		first, taken = b.named[key]
+		first, taken = b.keyed[key]
 	}
 	if taken {
 		b.repeat[i] = first
@@ -89,25 +95,25 @@ func (o *Orchestrator) admit(b *batch, i int, key string) error {
 		return nil
 	}
 	if item.Spec.UniqueKey != "" {
-		if first, taken := b.keys[keyOf(item.Spec)]; taken {
+		if first, taken := b.unique[keyOf(item.Spec)]; taken {
 			b.repeat[i], b.stands[item.ID] = first, b.items[first].ID
 			b.says[i] = fmt.Sprintf("unique key %s belongs to item %s of the same submission", item.Spec.UniqueKey, b.items[first].ID)
 			return nil
 		}
-		b.keys[keyOf(item.Spec)] = i
+		b.unique[keyOf(item.Spec)] = i
 	}
 	b.ids[item.ID], b.fresh[i] = i, true
 	if key != "" {
-		b.named[key] = i
+		b.keyed[key] = i
 	}
-	return nil
+	return o.enter(item)
 }
 
 // arrive reserves the id of a new item until arrived is called, so that a request
 // that is repeated while it is still carried out does not put an item back to
 // where it began. It returns the item if it is stored already, and
 // work.ErrUnavailable while another request stores it.
-func (o *Orchestrator) arrive(id string) (*work.Item, error) {
+func (o *Orchestrator) arrive(id string) (stored *work.Item, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if e := o.entries[id]; e != nil {
@@ -118,6 +124,18 @@ func (o *Orchestrator) arrive(id string) (*work.Item, error) {
 	}
 	o.arriving[id] = true
 	return nil, nil
+}
+
+// enter gives a new item the memory that its repository's were seen to need.
+// It returns work.ErrConflict when its queue is draining.
+func (o *Orchestrator) enter(item *work.Item) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if record := o.line(item.Spec.Queue).record; record.State == work.QueueDraining {
+		return fmt.Errorf("queue %s is draining since %s and takes no items: %w", item.Spec.Queue, stamp(record.Since), work.ErrConflict)
+	}
+	item.StartWith(o.memory[item.Spec.Repository])
+	return nil
 }
 
 // arrived frees ids that arrive reserved: their items are stored, or never will be.

@@ -35,17 +35,36 @@ const (
 // It returns work.ErrInvalid, work.ErrConflict when an id is taken by another
 // item or the queue takes none, and what Ledger.Commit returns.
 func (o *Orchestrator) Submit(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	b, err := o.submit(ctx, pointers(submissions), false)
-	if err != nil {
-		return nil, err
-	}
-	return o.answer(b), nil
+	const dry = false
+	return o.submit(ctx, submissions, dry)
 }
 
 // Check returns the items that Submit would return, and stores none.
 func (o *Orchestrator) Check(ctx context.Context, submissions []control.Submission) ([]work.Item, error) {
-	b, err := o.submit(ctx, pointers(submissions), true)
+	const dry = true
+	return o.submit(ctx, submissions, dry)
+}
+
+func (o *Orchestrator) submit(ctx context.Context, submissions []control.Submission, dry bool) ([]work.Item, error) {
+	if err := o.loaded(ctx); err != nil {
+		return nil, err
+	}
+	unlock, err := o.settled(ctx, slices.ContainsFunc(submissions, func(s control.Submission) bool { return s.Key != "" || namesOthers(&s.Spec) }))
 	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	b := newBatch(len(submissions))
+	for i, err := range parallel.Each(len(submissions), func(i int) (err error) {
+		b.keys[i] = submissions[i].Key
+		b.items[i], err = o.draft(&submissions[i])
+		return err
+	}) {
+		if err != nil {
+			return nil, b.fault(i, err)
+		}
+	}
+	if err := o.storeBatch(ctx, b, dry); err != nil {
 		return nil, err
 	}
 	return o.answer(b), nil
@@ -53,12 +72,22 @@ func (o *Orchestrator) Check(ctx context.Context, submissions []control.Submissi
 
 // SubmitStream is Submit for the submissions that control.ReadSubmissions reads from lines.
 func (o *Orchestrator) SubmitStream(ctx context.Context, lines io.Reader) (control.Submitted, error) {
-	submissions, err := control.ReadSubmissions(lines)
+	if err := o.loaded(ctx); err != nil {
+		return control.Submitted{}, err
+	}
+	drafts, err := control.ReadSubmissions(lines, o.draft)
 	if err != nil {
 		return control.Submitted{}, err
 	}
-	b, err := o.submit(ctx, submissions, false)
+	unlock, err := o.settled(ctx, slices.ContainsFunc(drafts, func(item *work.Item) bool { return namesOthers(&item.Spec) }))
 	if err != nil {
+		return control.Submitted{}, err
+	}
+	defer unlock()
+	b := newBatch(len(drafts))
+	copy(b.items, drafts)
+	const dry = false
+	if err := o.storeBatch(ctx, b, dry); err != nil {
 		return control.Submitted{}, err
 	}
 	done := control.Submitted{Repeated: len(b.items)}
@@ -70,37 +99,30 @@ func (o *Orchestrator) SubmitStream(ctx context.Context, lines io.Reader) (contr
 	return done, nil
 }
 
-// pointers returns where submissions are: they are large, and there may be many.
-func pointers(submissions []control.Submission) []*control.Submission {
-	at := make([]*control.Submission, len(submissions))
-	for i := range submissions {
-		at[i] = &submissions[i]
+// settled waits until no other submission is under way that names items, for one
+// that does: it is checked against what is stored.
+func (o *Orchestrator) settled(ctx context.Context, names bool) (unlock func(), err error) {
+	if !names {
+		return func() {}, nil
 	}
-	return at
+	return o.submitting.unlock, o.submitting.lock(ctx)
 }
 
-// submit checks submissions, and stores them unless dry.
-func (o *Orchestrator) submit(ctx context.Context, submissions []*control.Submission, dry bool) (*batch, error) {
-	if err := o.loaded(ctx); err != nil {
-		return nil, err
-	}
-	if slices.ContainsFunc(submissions, namesOthers) { // these are checked against what is stored
-		if err := o.submitting.lock(ctx); err != nil {
-			return nil, err
-		}
-		defer o.submitting.unlock()
-	}
-	b := newBatch(len(submissions))
+// storeBatch checks the drafts of a batch against each other and what is stored, and
+// stores those that are new unless dry.
+func (o *Orchestrator) storeBatch(ctx context.Context, b *batch, dry bool) error {
 	defer func() { o.arrived(b.arriving) }()
-	if err := o.gather(b, submissions); err != nil {
-		return nil, err
+	for i := range b.items {
+		if err := o.admit(b, i); err != nil {
+			return b.fault(i, err)
+		}
 	}
 	waves, err := o.waves(b)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := o.reachable(ctx); err != nil || dry {
-		return b, err
+		return err
 	}
 	for _, wave := range waves {
 		items := make([]*work.Item, len(wave))
@@ -108,24 +130,7 @@ func (o *Orchestrator) submit(ctx context.Context, submissions []*control.Submis
 			items[i] = b.items[at]
 		}
 		if err := o.storeAll(ctx, items); err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
-}
-
-// gather fills a batch with the items that submissions become, or are already.
-func (o *Orchestrator) gather(b *batch, submissions []*control.Submission) error {
-	faults := parallel.Each(len(submissions), func(i int) (err error) {
-		b.items[i], err = o.draft(submissions[i])
-		return err
-	})
-	for i, err := range faults {
-		if err == nil {
-			err = o.admit(b, i, submissions[i].Key)
-		}
-		if err != nil {
-			return fmt.Errorf("item %d of %d: %w", i+1, len(submissions), err)
+			return err
 		}
 	}
 	return nil
@@ -150,10 +155,8 @@ func (o *Orchestrator) answer(b *batch) []work.Item {
 	return items
 }
 
-// namesOthers reports whether a submission is about other items, too, or is known by a key.
-func namesOthers(s *control.Submission) bool {
-	return s.Key != "" || s.Spec.UniqueKey != "" || len(s.Spec.DependsOn) > 0
-}
+// namesOthers reports whether a specification is about other items, too.
+func namesOthers(spec *work.Spec) bool { return spec.UniqueKey != "" || len(spec.DependsOn) > 0 }
 
 // warnings says what will keep an item waiting that nobody may expect.
 func (o *Orchestrator) warnings(item *work.Item) (found []string) {
@@ -218,12 +221,6 @@ func (o *Orchestrator) draft(s *control.Submission) (*work.Item, error) {
 		return nil, err
 	}
 	item := work.NewItem(id, s.Spec, now)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	item.StartWith(o.memory[item.Spec.Repository])
-	if record := o.line(item.Spec.Queue).record; record.State == work.QueueDraining && o.entries[id] == nil {
-		return nil, fmt.Errorf("queue %s is draining since %s and takes no items: %w", item.Spec.Queue, stamp(record.Since), work.ErrConflict)
-	}
 	return &item, nil
 }
 
