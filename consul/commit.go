@@ -194,12 +194,14 @@ func (t *Term) refused(ctx context.Context, ops api.TxnOps, fence uint64, answer
 	var what []string
 	for _, e := range rolledBack.Errors {
 		if e.OpIndex == 0 {
-			if err := t.passFence(ctx, fence, e.What); err != nil && doubtful { // an earlier copy may have come through
+			err := t.passFence(ctx, fence, e.What)
+			switch {
+			case err == nil:
+				return true, nil
+			case doubtful: // an earlier copy may have come through
 				return false, fmt.Errorf("commit: %w: %w", err, work.ErrUnknownOutcome)
-			} else if err != nil {
-				return false, fmt.Errorf("commit: %w", err)
 			}
-			return true, nil
+			return false, fmt.Errorf("commit: %w", err)
 		}
 		what = append(what, e.What)
 	}

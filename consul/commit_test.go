@@ -2,6 +2,7 @@ package consul_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,13 @@ func readBody(r *http.Request) []byte {
 	return body
 }
 
+// later returns a copy of a request that can be sent when it is over.
+func later(ctx context.Context, r *http.Request) *http.Request {
+	copied := r.Clone(ctx)
+	copied.Body = io.NopCloser(bytes.NewReader(readBody(r)))
+	return copied
+}
+
 // TestTransactionThatIsHeldUpUndoesNothing: a paused agent carried out a
 // transaction after the next ones, when its sender had long sent it again.
 func TestTransactionThatIsHeldUpUndoesNothing(t *testing.T) {
@@ -44,9 +52,7 @@ func TestTransactionThatIsHeldUpUndoesNothing(t *testing.T) {
 		held := make(chan *http.Request, 1)
 		client := open(roundTrip(func(r *http.Request) (*http.Response, error) {
 			if r.URL.Path == "/v1/txn" && armed.CompareAndSwap(true, false) {
-				late := r.Clone(t.Context())
-				late.Body = io.NopCloser(bytes.NewReader(readBody(r)))
-				held <- late
+				held <- later(t.Context(), r)
 				return nil, errors.New("timeout awaiting response headers")
 			}
 			return pooled.RoundTrip(r)
@@ -89,9 +95,7 @@ func TestFenceThatIsRaisedTwiceEndsNoTerm(t *testing.T) {
 				return pooled.RoundTrip(r)
 			}
 			if lock {
-				late := r.Clone(t.Context())
-				late.Body = io.NopCloser(bytes.NewReader(readBody(r)))
-				held <- late
+				held <- later(t.Context(), r)
 				failing.Store(false)
 			}
 			return nil, errors.New("connection reset by peer")

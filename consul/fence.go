@@ -33,7 +33,7 @@ func (t *Term) raiseFence(ctx context.Context, from uint64) error {
 			return err
 		}
 		t.raised++
-		if ok, err := t.lock(ctx, t.raised); err != nil {
+		if ok, err := t.lock(ctx); err != nil {
 			t.client.log.Warn("the fence is not raised yet, trying again", "error", err)
 			continue
 		} else if !ok {
@@ -81,13 +81,13 @@ func (t *Term) readFence(ctx context.Context) error {
 }
 
 // lock takes the leader's lock, or takes it again. Consul does not count a write
-// that changes nothing, so each has a number of its own.
-func (t *Term) lock(ctx context.Context, number uint64) (bool, error) {
+// that changes nothing, so each has how often the fence was raised in it.
+func (t *Term) lock(ctx context.Context) (bool, error) {
 	value, err := json.Marshal(t.who.Leader)
 	if err != nil {
 		return false, fmt.Errorf("encode leader: %w", err)
 	}
-	pair := &api.KVPair{Key: t.client.Keys.Leader(), Value: value, Session: t.session, Flags: number}
+	pair := &api.KVPair{Key: t.client.Keys.Leader(), Value: value, Session: t.session, Flags: t.raised}
 	ok, _, err := t.client.once.KV().Acquire(pair, (&api.WriteOptions{}).WithContext(ctx))
 	return ok, classify("acquire the leader lock", true, err)
 }

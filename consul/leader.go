@@ -140,7 +140,7 @@ func (t *Term) acquire() error {
 	key := t.client.Keys.Leader()
 	var index uint64
 	for {
-		if ok, err := t.lock(t.ctx, t.raised); err != nil || ok {
+		if ok, err := t.lock(t.ctx); err != nil || ok {
 			return err
 		}
 		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: blockingWait}).WithContext(t.ctx)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,10 +45,10 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 	}
 	var done control.Import
 	var fresh []*work.Item
-	var arriving []string
-	defer func() { o.arrived(arriving) }()
+	arriving := map[string]bool{}
+	defer func() { o.arrived(maps.Keys(arriving)) }()
 	for _, item := range items {
-		if slices.Contains(arriving, item.ID) {
+		if arriving[item.ID] {
 			return control.Import{}, fmt.Errorf("item %s is there twice: %w", item.ID, work.ErrInvalid)
 		}
 		isNew, err := o.importable(&item)
@@ -55,7 +56,7 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 		case err != nil:
 			return control.Import{}, err
 		case isNew:
-			fresh, arriving = append(fresh, &item), append(arriving, item.ID)
+			fresh, arriving[item.ID] = append(fresh, &item), true
 		default:
 			done.Identical++
 		}

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
 	"drover/internal/work"
@@ -139,10 +140,10 @@ func (o *Orchestrator) enter(item *work.Item) error {
 }
 
 // arrived frees ids that arrive reserved: their items are stored, or never will be.
-func (o *Orchestrator) arrived(ids []string) {
+func (o *Orchestrator) arrived(ids iter.Seq[string]) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, id := range ids {
+	for id := range ids {
 		delete(o.arriving, id)
 	}
 }

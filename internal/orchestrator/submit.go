@@ -111,7 +111,7 @@ func (o *Orchestrator) settled(ctx context.Context, names bool) (unlock func(), 
 // storeBatch checks the drafts of a batch against each other and what is stored, and
 // stores those that are new unless dry.
 func (o *Orchestrator) storeBatch(ctx context.Context, b *batch, dry bool) error {
-	defer func() { o.arrived(b.arriving) }()
+	defer func() { o.arrived(slices.Values(b.arriving)) }()
 	for i := range b.items {
 		if err := o.admit(b, i); err != nil {
 			return b.fault(i, err)
