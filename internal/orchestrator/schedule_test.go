@@ -689,3 +689,39 @@ func TestLockedPathsOfAnAttemptAreWaitedFor(t *testing.T) {
 		m.expect(t, waits, work.StateAssigned)
 	})
 }
+
+// TestEndDuringCleanupHasItDoneAgain has a worker exit while the leader, which has
+// asked Nomad about its child, still has the answer from before to come.
+func TestEndDuringCleanupHasItDoneAgain(t *testing.T) {
+	inModel(t, func(c *orchestrator.Config) { c.ReconcileEvery = time.Hour }, func(t *testing.T, m *model) {
+		id := m.send(t, work.Spec{})[0]
+		m.mu.Lock()
+		p := m.alive(work.ClientPending)[0]
+		m.run(p.child, p.i)
+		m.mu.Unlock()
+		synctest.Wait()
+
+		m.mu.Lock()
+		m.hold = make(chan struct{})
+		m.report(p.child.Allocations[p.i], work.ReasonStuck)
+		m.mu.Unlock()
+		synctest.Wait()
+		m.expect(t, id, work.StateStuck)
+
+		m.mu.Lock()
+		m.exit(p.child, p.i, 0, false)
+		m.mu.Unlock()
+		synctest.Wait()
+
+		m.mu.Lock()
+		close(m.hold)
+		m.hold = nil
+		m.mu.Unlock()
+		time.Sleep(time.Minute) // its output is read until it stays the same
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.children) > 0 {
+			t.Fatalf("left: %v", sortedKeys(m.children))
+		}
+	})
+}

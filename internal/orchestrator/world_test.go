@@ -28,7 +28,8 @@ type world struct {
 	term       int // of the leader; a ledger of another writes nothing
 	nomadDown  bool
 	consulDown bool
-	lossy      bool // events get lost
+	lossy      bool          // events get lost
+	hold       chan struct{} // nil, or what answers about one child wait for
 
 	items    map[string][]byte
 	open     map[string]work.Item  // with an open attempt
@@ -448,11 +449,16 @@ func (w *world) copyOf(id string) work.Child {
 
 func (w *world) Child(_ context.Context, id string) (child work.Child, err error) {
 	found := false
+	var hold chan struct{}
 	err = w.read(&w.nomadDown, func() {
 		if found = w.children[id] != nil; found {
 			child = w.copyOf(id)
 		}
+		hold = w.hold
 	})
+	if hold != nil {
+		<-hold
+	}
 	if err == nil && !found {
 		err = work.ErrNotFound
 	}
