@@ -60,6 +60,12 @@ variable "env" {
   description = "Further environment of the worker; never a secret."
 }
 
+variable "links" {
+  type        = map(string)
+  default     = {}
+  description = "Links that Nomad's UI shows beside a worker, label to URL."
+}
+
 job "drover-worker" {
   id          = var.job_id
   name        = var.job_id
@@ -67,7 +73,15 @@ job "drover-worker" {
   datacenters = var.datacenters
 
   ui {
-    description = "Development worker of drover, without a container."
+    description = "Development worker of drover, without a container. Its meta names the item: `drover show ITEM` tells of it."
+
+    dynamic "link" {
+      for_each = var.links
+      content {
+        label = link.key
+        url   = link.value
+      }
+    }
   }
 
   parameterized {

@@ -72,6 +72,12 @@ variable "env" {
   description = "Further environment of the worker; never a secret."
 }
 
+variable "links" {
+  type        = map(string)
+  default     = {}
+  description = "Links that Nomad's UI shows beside a worker, label to URL."
+}
+
 job "drover-worker" {
   id          = var.job_id
   name        = var.job_id
@@ -79,7 +85,15 @@ job "drover-worker" {
   datacenters = var.datacenters
 
   ui {
-    description = "Runs one attempt of a drover work item in a container."
+    description = "Runs one attempt of a drover work item in a container. Its meta names the item: `drover show ITEM` tells of it."
+
+    dynamic "link" {
+      for_each = var.links
+      content {
+        label = link.key
+        url   = link.value
+      }
+    }
   }
 
   parameterized {

@@ -218,6 +218,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		"worker.binary":                   func(c *config.Config) { c.Worker.Driver = config.DriverRawExec },
 		"worker.kill_timeout":             func(c *config.Config) { c.Worker.KillTimeout = "soon" },
 		"worker.secrets_path":             func(c *config.Config) { c.Worker.SecretsPath = "" },
+		"worker.links: Items: \"/ui\"":    func(c *config.Config) { c.Worker.Links = map[string]string{"Items": "/ui"} },
 		"worker.datacenters":              func(c *config.Config) { c.Worker.Datacenters = nil },
 		"defaults.memory_mb":              func(c *config.Config) { c.ItemDefaults.MemoryMB = 0 },
 		"defaults.memory_max_mb":          func(c *config.Config) { c.ItemDefaults.MemoryMaxMB = 1 },
@@ -307,6 +308,7 @@ func TestVariablesAreHCLExpressions(t *testing.T) {
 	w := config.Default().Worker
 	w.ConsulAddr = "${attr.unique.network.ip-address}:8500"
 	w.Env = map[string]string{"QUOTE": `a"b`}
+	w.Links = map[string]string{"Items in Consul": "https://consul.example.com/ui"}
 	w.Datacenters = []string{"dc1", "dc2"}
 	got := w.Variables()
 	for name, want := range map[string]string{
@@ -321,6 +323,9 @@ func TestVariablesAreHCLExpressions(t *testing.T) {
 	}
 	if !strings.Contains(got["env"], `QUOTE = "a\"b"`) {
 		t.Errorf("env = %s", got["env"])
+	}
+	if !strings.Contains(got["links"], `"Items in Consul" = "https://consul.example.com/ui"`) {
+		t.Errorf("links = %s", got["links"])
 	}
 	if _, ok := got["command"]; ok {
 		t.Error("docker got a command")

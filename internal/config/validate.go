@@ -144,6 +144,11 @@ func (w Worker) validate(check *checker) {
 	if len(w.Datacenters) == 0 {
 		check.bad("worker.datacenters", "must name one at least, or \"*\" for all")
 	}
+	for _, label := range slices.Sorted(maps.Keys(w.Links)) {
+		if u, err := url.Parse(w.Links[label]); err != nil || u.Scheme == "" || u.Host == "" {
+			check.bad("worker.links", "%s: %q: give it as https://host/path", label, w.Links[label])
+		}
+	}
 }
 
 func (d ItemDefaults) validate(check *checker) {

@@ -51,12 +51,15 @@ func (w Worker) Variables() map[string]string {
 		}
 		values["datacenters"] = cty.ListVal(names)
 	}
-	if len(w.Env) > 0 {
-		env := map[string]cty.Value{}
-		for name, value := range w.Env {
-			env[name] = cty.StringVal(value)
+	for name, given := range map[string]map[string]string{"env": w.Env, "links": w.Links} {
+		if len(given) == 0 {
+			continue
 		}
-		values["env"] = cty.MapVal(env)
+		texts := map[string]cty.Value{}
+		for key, text := range given {
+			texts[key] = cty.StringVal(text)
+		}
+		values[name] = cty.MapVal(texts)
 	}
 	expressions := make(map[string]string, len(values))
 	for name, value := range values {

@@ -28,6 +28,15 @@ var parseCases = []nomadCase{
 		same(t, "payload file", task.DispatchPayload.File, "item.json")
 		same(t, "template changes", *task.Templates[0].ChangeMode, "noop")
 	}},
+	{name: "links are written out for Nomad's UI", test: func(t *nomadTest) {
+		job := t.parse(t.JobFile, t.Variables+"\nlinks = { Items = \"https://consul.example.com/ui\", Help = \"https://example.com\" }\n")
+		var links []string
+		for _, link := range job.UI.Links {
+			links = append(links, link.Label+" "+link.URL)
+		}
+		same(t, "links", strings.Join(links, ", "), "Help https://example.com, Items https://consul.example.com/ui")
+		same(t, "links of none", len(t.parse(t.JobFile, t.Variables).UI.Links), 0)
+	}},
 	{name: "cores replace cpu", test: func(t *nomadTest) {
 		withCores := t.parse(t.JobFile, t.Variables+"\ncores = 1\n").TaskGroups[0].Tasks[0].Resources
 		same(t, "cores", *withCores.Cores, 1)

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/ext/dynblock"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
@@ -75,7 +77,7 @@ func decodeBody(body hcl.Body, ctx *hcl.EvalContext, into any) hcl.Diagnostics {
 			schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: f.name, Required: f.kind == ""})
 		}
 	}
-	body, diags := takeMaps(body, ctx, target, fields)
+	body, diags := takeMaps(expand(body, ctx), ctx, target, fields)
 	content, more := body.Content(schema)
 	diags = append(diags, more...)
 	for _, f := range fields {
@@ -86,6 +88,16 @@ func decodeBody(body hcl.Body, ctx *hcl.EvalContext, into any) hcl.Diagnostics {
 		}
 	}
 	return diags
+}
+
+// expand writes a body's dynamic blocks out. What is below them may hold no
+// further blocks of free keys: their bodies can't be opened.
+func expand(body hcl.Body, ctx *hcl.EvalContext) hcl.Body {
+	native, ok := body.(*hclsyntax.Body)
+	if ok && slices.ContainsFunc(native.Blocks, func(b *hclsyntax.Block) bool { return b.Type == "dynamic" }) {
+		return dynblock.Expand(body, ctx)
+	}
+	return body
 }
 
 // takeMaps decodes maps that are written as attributes (env = {…}), which is
