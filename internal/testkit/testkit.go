@@ -2,11 +2,15 @@
 package testkit
 
 import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,17 +77,26 @@ func ModuleRoot(t testing.TB) string {
 	}
 }
 
+// Where FreePorts looks: below Nomad's dynamic ports (20000 to 32000), and below those that Linux gives to every
+// connection and to whoever listens on port 0 (32768 and above). From there a port would at times be
+// another's by the time it is used.
+const firstPort, lastPort = 10000, 19999
+
 // FreePorts returns count different loopback TCP ports that nobody listened on a moment ago.
 func FreePorts(t testing.TB, count int) []int {
 	t.Helper()
-	ports := make([]int, count)
-	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	var ports []int
+	for len(ports) < count {
+		port := firstPort + rand.IntN(lastPort-firstPort+1)
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
 		if err != nil {
 			t.Fatalf("find a free port: %v", err)
 		}
 		defer listener.Close() // only when all are found, so that they differ
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
+		ports = append(ports, port)
 	}
 	return ports
 }

@@ -2,6 +2,8 @@ package testkit_test
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -36,11 +38,20 @@ func TestConsulIsReadyForSessions(t *testing.T) {
 	}
 }
 
+// TestFreePortsDiffer also has none be a port that the kernel gives to others meanwhile.
 func TestFreePortsDiffer(t *testing.T) {
+	var first, last int
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &first, &last)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	seen := map[int]bool{}
 	for _, port := range testkit.FreePorts(t, 10) {
-		if seen[port] {
-			t.Errorf("port %d came twice", port)
+		if seen[port] || port >= first && port <= last {
+			t.Errorf("port %d came twice, or is of the kernel's %d to %d", port, first, last)
 		}
 		seen[port] = true
 	}
