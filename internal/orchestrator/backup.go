@@ -37,15 +37,21 @@ func (o *Orchestrator) Export(ctx context.Context, f control.Filter, send func(w
 }
 
 // Import stores items as a backup holds them. All are checked first; one that is
-// stored already, and not the same, has all refused. dry only checks.
+// stored already, and not the same, or whose unique key is another's, has all
+// refused. dry only checks.
 // It returns work.ErrInvalid, work.ErrConflict, and what Ledger.Commit returns.
 func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) (control.Import, error) {
 	if err := o.loaded(ctx); err != nil {
 		return control.Import{}, err
 	}
+	unlock, err := o.settled(ctx, slices.ContainsFunc(items, func(item work.Item) bool { return item.Spec.UniqueKey != "" }))
+	if err != nil {
+		return control.Import{}, err
+	}
+	defer unlock()
 	var done control.Import
 	var fresh []*work.Item
-	arriving := map[string]bool{}
+	arriving, keys := map[string]bool{}, map[string]string{}
 	defer func() { o.arrived(maps.Keys(arriving)) }()
 	for _, item := range items {
 		if arriving[item.ID] {
@@ -57,6 +63,9 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 			return control.Import{}, err
 		case isNew:
 			fresh, arriving[item.ID] = append(fresh, &item), true
+			if err := o.keyIsFree(&item, keys); err != nil {
+				return control.Import{}, err
+			}
 		default:
 			done.Identical++
 		}
@@ -65,7 +74,6 @@ func (o *Orchestrator) Import(ctx context.Context, items []work.Item, dry bool) 
 		done.Stored = len(fresh)
 		return done, nil
 	}
-	var err error
 	for _, wave := range inOrder(fresh) {
 		if err = o.storeAll(ctx, wave); err != nil {
 			break
@@ -100,4 +108,23 @@ func (o *Orchestrator) importable(item *work.Item) (bool, error) {
 		return false, fmt.Errorf("item %s is stored already, and not as in the backup: %w", item.ID, work.ErrConflict)
 	}
 	return false, nil
+}
+
+// keyIsFree returns work.ErrConflict when a new item's unique key belongs to one
+// that is stored, or is in keys, the ids of the items of a backup by their key. It
+// enters the item there.
+func (o *Orchestrator) keyIsFree(item *work.Item, keys map[string]string) error {
+	if item.Spec.UniqueKey == "" {
+		return nil
+	}
+	key := keyOf(item.Spec)
+	first := keys[key]
+	if holder := o.holderOf(item.Spec); holder != nil {
+		first = holder.ID
+	}
+	if first != "" {
+		return fmt.Errorf("item %s: its unique key %s belongs to item %s: %w", item.ID, item.Spec.UniqueKey, first, work.ErrConflict)
+	}
+	keys[key] = item.ID
+	return nil
 }

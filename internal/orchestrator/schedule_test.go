@@ -522,6 +522,26 @@ func TestItemsOfOneRequestAreToldApart(t *testing.T) {
 	})
 }
 
+// TestImportKeepsUniqueKeysUnique: an import stored items of one key beside each other.
+func TestImportKeepsUniqueKeysUnique(t *testing.T) {
+	inModel(t, nil, func(t *testing.T, m *model) {
+		spec := work.Spec{Repository: modelRepositories[0], Task: "x", UniqueKey: "k", NotBefore: time.Now().Add(time.Hour)}
+		first := m.send(t, spec)[0]
+		now := time.Now()
+		other, another := work.NewItem(work.NewID(now), m.item(first).Spec, now), work.NewItem(work.NewID(now), m.item(first).Spec, now)
+		if _, err := m.o.Import(t.Context(), []work.Item{other}, false); !errors.Is(err, work.ErrConflict) || !strings.Contains(err.Error(), first) {
+			t.Errorf("beside one that is stored: %v", err)
+		}
+		other.Spec.UniqueKey, another.Spec.UniqueKey = "l", "l"
+		if _, err := m.o.Import(t.Context(), []work.Item{other, another}, false); !errors.Is(err, work.ErrConflict) || !strings.Contains(err.Error(), other.ID) {
+			t.Errorf("beside one of the same backup: %v", err)
+		}
+		if done, err := m.o.Import(t.Context(), []work.Item{m.item(first), other}, false); err != nil || done.Identical != 1 || done.Stored != 1 {
+			t.Errorf("one that is stored, and one with a key of its own: %v, %+v", err, done)
+		}
+	})
+}
+
 func TestUniqueKeyReturnsTheFirstItem(t *testing.T) {
 	inModel(t, nil, func(t *testing.T, m *model) {
 		spec := work.Spec{Repository: modelRepositories[0], Task: "x", UniqueKey: "k"}
