@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"drover/internal/api"
 	"drover/internal/control"
 	"drover/internal/work"
 )
@@ -29,25 +30,15 @@ func newBreakerList(sh *shell) *cobra.Command {
 	var opts remote
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the breakers that are not closed, or count failures", Args: arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runBreakerList(cmd.Context(), opts, sh) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(cmd.Context(), opts, sh, (*api.Client).Breakers, tellBreakers)
+		},
 	}
 	opts.bind(cmd, sh)
 	return cmd
 }
 
-func runBreakerList(ctx context.Context, opts remote, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	breakers, err := client.Breakers(ctx)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, breakers)
-	}
+func tellBreakers(p *printer, breakers []work.Breaker) {
 	rows := [][]string{{"REPOSITORY", "STATE", "SINCE", "UNTIL", "FAILED", "WHY"}}
 	for _, b := range breakers {
 		failed := 0
@@ -60,9 +51,7 @@ func runBreakerList(ctx context.Context, opts remote, sh *shell) error {
 			b.Repository, string(b.State), moment(b.Since), moment(b.Until), fmt.Sprintf("%d of %d", failed, len(b.Outcomes)), orNone(b.Why),
 		})
 	}
-	p := newPrinter(sh)
 	p.table("", rows)
-	return p.err
 }
 
 func moment(t time.Time) string {
@@ -100,16 +89,9 @@ which one attempt passes to see whether it is any better. The repository is its 
 }
 
 func runBreakerTrip(ctx context.Context, opts breakerTripOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	b, err := client.TripBreaker(ctx, opts.Trip)
-	if err != nil {
-		return err
-	}
-	return printBreaker(sh, opts.remote, b)
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (work.Breaker, error) {
+		return c.TripBreaker(ctx, opts.Trip)
+	}, tellBreaker)
 }
 
 func newBreakerReset(sh *shell) *cobra.Command {
@@ -125,27 +107,15 @@ func newBreakerReset(sh *shell) *cobra.Command {
 }
 
 func runBreakerReset(ctx context.Context, opts remote, repository string, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	b, err := client.ResetBreaker(ctx, repository)
-	if err != nil {
-		return err
-	}
-	return printBreaker(sh, opts, b)
+	return ask(ctx, opts, sh, func(c *api.Client, ctx context.Context) (work.Breaker, error) {
+		return c.ResetBreaker(ctx, repository)
+	}, tellBreaker)
 }
 
-func printBreaker(sh *shell, opts remote, b work.Breaker) error {
-	if opts.output == formatJSON {
-		return printJSON(sh.out, b)
-	}
-	p := newPrinter(sh)
+func tellBreaker(p *printer, b work.Breaker) {
 	if b.Closed() {
 		p.printf("the breaker of %s is closed\n", b.Repository)
 	} else {
 		p.printf("%s\n", b.Sentence())
 	}
-	return p.err
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"drover/internal/api"
+	"drover/internal/control"
 )
 
 type explainOptions struct {
@@ -30,19 +33,12 @@ keeps Nomad from placing it, what its attempt does, or why it ended; and what a 
 }
 
 func runExplain(ctx context.Context, opts explainOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	e, err := client.Explain(ctx, opts.item)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, e)
-	}
-	p := newPrinter(sh)
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (control.Explanation, error) {
+		return c.Explain(ctx, opts.item)
+	}, tellExplanation)
+}
+
+func tellExplanation(p *printer, e control.Explanation) {
 	p.printf("%s is %s.\n", e.Item, p.paint(string(e.State)))
 	for _, fact := range e.Facts {
 		p.printf("%s\n", fact)
@@ -53,5 +49,4 @@ func runExplain(ctx context.Context, opts explainOptions, sh *shell) error {
 		}
 		p.printf("- %s\n", next)
 	}
-	return p.err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"drover/internal/api"
 	"drover/internal/control"
 	"drover/internal/work"
 )
@@ -43,23 +44,14 @@ func newLocksList(sh *shell) *cobra.Command {
 }
 
 func runLocksList(ctx context.Context, opts locksListOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	locks, err := client.Locks(ctx, opts.repository)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, locks)
-	}
-	return printLocks(sh, locks, time.Now())
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) ([]work.Lock, error) {
+		return c.Locks(ctx, opts.repository)
+	}, tellLocks)
 }
 
-// printLocks prints a row for each path.
-func printLocks(sh *shell, locks []work.Lock, now time.Time) error {
+// tellLocks prints a row for each path.
+func tellLocks(p *printer, locks []work.Lock) {
+	now := time.Now()
 	rows := [][]string{{"REPOSITORY", "PATH", "ITEM", "ATTEMPT", "SINCE", "AGE", "HELD"}}
 	for _, lock := range locks {
 		held := "yes"
@@ -72,9 +64,7 @@ func printLocks(sh *shell, locks []work.Lock, now time.Time) error {
 			})
 		}
 	}
-	p := newPrinter(sh)
 	p.table("", rows)
-	return p.err
 }
 
 type locksReleaseOptions struct {
@@ -104,22 +94,14 @@ attempt of it.`, work.LockDelay),
 }
 
 func runLocksRelease(ctx context.Context, opts locksReleaseOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	released, err := client.ReleaseLocks(ctx, opts.LockRelease)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, released)
-	}
-	p := newPrinter(sh)
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (control.ReleasedLocks, error) {
+		return c.ReleaseLocks(ctx, opts.LockRelease)
+	}, tellReleased)
+}
+
+func tellReleased(p *printer, released control.ReleasedLocks) {
 	for _, lock := range released.Locks {
 		p.printf("%s: %s\n", lock.Repository, lock.PathSet())
 	}
 	p.printf("%s\n", released.Means)
-	return p.err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"drover/internal/api"
 	"drover/internal/control"
 )
 
@@ -46,28 +47,18 @@ ends, or is told by SIGHUP to read its configuration anew.`,
 }
 
 func runLogLevel(ctx context.Context, opts logLevelOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	var levels map[string]string
-	if opts.Level == "" {
-		levels, err = client.LogLevels(ctx)
-	} else {
-		levels, err = client.SetLogLevel(ctx, opts.LogLevel)
-	}
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, levels)
-	}
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (map[string]string, error) {
+		if opts.Level == "" {
+			return c.LogLevels(ctx)
+		}
+		return c.SetLogLevel(ctx, opts.LogLevel)
+	}, tellLevels)
+}
+
+func tellLevels(p *printer, levels map[string]string) {
 	rows := [][]string{{"SUBSYSTEM", "LEVEL"}}
 	for _, subsystem := range slices.Sorted(maps.Keys(levels)) {
 		rows = append(rows, []string{subsystem, levels[subsystem]})
 	}
-	p := newPrinter(sh)
 	p.table("", rows)
-	return p.err
 }

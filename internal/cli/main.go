@@ -202,6 +202,25 @@ func (r remote) client(sh *shell) (*api.Client, error) {
 	})
 }
 
+// ask calls the server, and prints its answer: as JSON, or as tell writes it for people.
+func ask[T any](ctx context.Context, opts remote, sh *shell, call func(*api.Client, context.Context) (T, error), tell func(*printer, T)) error {
+	client, err := opts.client(sh)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	answer, err := call(client, ctx)
+	if err != nil {
+		return err
+	}
+	if opts.output == formatJSON {
+		return printJSON(sh.out, answer)
+	}
+	p := newPrinter(sh)
+	tell(p, answer)
+	return p.err
+}
+
 func isTrue(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
 
 // isTerminal reports whether a stream is a terminal: a person is there.

@@ -4,6 +4,9 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"drover/internal/api"
+	"drover/internal/work"
 )
 
 func newPR(sh *shell) *cobra.Command {
@@ -41,19 +44,9 @@ after all is found, and not made twice. The item stays completed.`,
 }
 
 func runPRRetry(ctx context.Context, opts prRetryOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	item, err := client.RetryPR(ctx, opts.item)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, item)
-	}
-	p := newPrinter(sh)
-	p.printf("%s %s, pull request %s: %s\n", item.ID, item.State, item.PR.Status, item.Why)
-	return p.err
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (work.Item, error) {
+		return c.RetryPR(ctx, opts.item)
+	}, func(p *printer, item work.Item) {
+		p.printf("%s %s, pull request %s: %s\n", item.ID, item.State, item.PR.Status, item.Why)
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"drover/internal/api"
 	"drover/internal/control"
 	"drover/internal/work"
 )
@@ -39,25 +40,15 @@ func newQueueList(sh *shell) *cobra.Command {
 	var opts remote
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the queues", Args: arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runQueueList(cmd.Context(), opts, sh) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(cmd.Context(), opts, sh, (*api.Client).Queues, tellQueues)
+		},
 	}
 	opts.bind(cmd, sh)
 	return cmd
 }
 
-func runQueueList(ctx context.Context, opts remote, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	queues, err := client.Queues(ctx)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, queues)
-	}
+func tellQueues(p *printer, queues []control.Queue) {
 	rows := [][]string{{"QUEUE", "STATE", "QUEUED", "IN FLIGHT", "LIMIT", "OLDEST", "WAITS FOR"}}
 	for _, q := range queues {
 		oldest := none
@@ -68,9 +59,7 @@ func runQueueList(ctx context.Context, opts remote, sh *shell) error {
 			q.Name, string(q.State), strconv.Itoa(q.Queued), strconv.Itoa(q.InFlight), limitOf(q.Settings.MaxInFlight), oldest, waitsFor(q.Waits),
 		})
 	}
-	p := newPrinter(sh)
 	p.table("", rows)
-	return p.err
 }
 
 // limitOf writes a limit, of which zero and none are the same.
@@ -99,22 +88,12 @@ func newQueueShow(sh *shell) *cobra.Command {
 }
 
 func runQueueShow(ctx context.Context, opts remote, name string, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	q, err := client.Queue(ctx, name)
-	if err != nil {
-		return err
-	}
-	return printQueue(sh, opts, q)
+	return ask(ctx, opts, sh, func(c *api.Client, ctx context.Context) (control.Queue, error) {
+		return c.Queue(ctx, name)
+	}, tellQueue)
 }
 
-func printQueue(sh *shell, opts remote, q control.Queue) error {
-	if opts.output == formatJSON {
-		return printJSON(sh.out, q)
-	}
+func tellQueue(p *printer, q control.Queue) {
 	state := string(q.State)
 	if !q.Since.IsZero() {
 		state += " since " + q.Since.UTC().Format(time.RFC3339)
@@ -145,9 +124,7 @@ func printQueue(sh *shell, opts remote, q control.Queue) error {
 	for _, w := range q.Waits {
 		rows = append(rows, []string{"Waits", w.Sentence})
 	}
-	p := newPrinter(sh)
 	p.table("", rows)
-	return p.err
 }
 
 // setBy marks what does not come from the configuration.
@@ -258,16 +235,9 @@ func (o *queueSetOptions) change(cmd *cobra.Command) (control.QueueChange, error
 }
 
 func runQueueSet(ctx context.Context, opts queueSetOptions, name string, change control.QueueChange, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	q, err := client.SetQueue(ctx, name, change)
-	if err != nil {
-		return err
-	}
-	return printQueue(sh, opts.remote, q)
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (control.Queue, error) {
+		return c.SetQueue(ctx, name, change)
+	}, tellQueue)
 }
 
 func newQueueMove(sh *shell, verb string, to work.QueueState, short string) *cobra.Command {
@@ -285,21 +255,11 @@ func newQueueMove(sh *shell, verb string, to work.QueueState, short string) *cob
 }
 
 func runQueueMove(ctx context.Context, opts remote, name string, to control.QueueTransition, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	q, err := client.MoveQueue(ctx, name, to)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, q)
-	}
-	p := newPrinter(sh)
-	p.printf("queue %s is %s, %d items queued, %d in flight\n", q.Name, q.State, q.Queued, q.InFlight)
-	return p.err
+	return ask(ctx, opts, sh, func(c *api.Client, ctx context.Context) (control.Queue, error) {
+		return c.MoveQueue(ctx, name, to)
+	}, func(p *printer, q control.Queue) {
+		p.printf("queue %s is %s, %d items queued, %d in flight\n", q.Name, q.State, q.Queued, q.InFlight)
+	})
 }
 
 func newQueueDelete(sh *shell) *cobra.Command {
@@ -313,18 +273,9 @@ func newQueueDelete(sh *shell) *cobra.Command {
 }
 
 func runQueueDelete(ctx context.Context, opts remote, name string, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err := client.DeleteQueue(ctx, name); err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, map[string]string{"name": name})
-	}
-	p := newPrinter(sh)
-	p.printf("queue %s is deleted\n", name)
-	return p.err
+	return ask(ctx, opts, sh, func(c *api.Client, ctx context.Context) (map[string]string, error) {
+		return map[string]string{"name": name}, c.DeleteQueue(ctx, name)
+	}, func(p *printer, _ map[string]string) {
+		p.printf("queue %s is deleted\n", name)
+	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"drover/internal/api"
 	"drover/internal/control"
 	"drover/internal/work"
 )
@@ -52,21 +53,11 @@ func newTokenCreate(sh *shell) *cobra.Command {
 }
 
 func runTokenCreate(ctx context.Context, opts tokenCreateOptions, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	token, err := client.CreateToken(ctx, opts.TokenRequest)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, token)
-	}
-	p := newPrinter(sh)
-	p.printf("%s\n", token.Text)
-	return p.err
+	return ask(ctx, opts.remote, sh, func(c *api.Client, ctx context.Context) (control.NewToken, error) {
+		return c.CreateToken(ctx, opts.TokenRequest)
+	}, func(p *printer, token control.NewToken) {
+		p.printf("%s\n", token.Text)
+	})
 }
 
 func newTokenList(sh *shell) *cobra.Command {
@@ -75,33 +66,21 @@ func newTokenList(sh *shell) *cobra.Command {
 		Use:   "list",
 		Short: "List the tokens, without their secrets",
 		Args:  arguments(),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runTokenList(cmd.Context(), opts, sh) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(cmd.Context(), opts, sh, (*api.Client).Tokens, tellTokens)
+		},
 	}
 	opts.bind(cmd, sh)
 	return cmd
 }
 
-func runTokenList(ctx context.Context, opts remote, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	tokens, err := client.Tokens(ctx)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, tokens)
-	}
+func tellTokens(p *printer, tokens []work.Token) {
 	now := time.Now()
 	rows := [][]string{{"ID", "ROLE", "NAME", "AGE", "EXPIRES"}}
 	for _, t := range tokens {
 		rows = append(rows, []string{t.ID, string(t.Role), orNone(t.Name), span(now.Sub(t.CreatedAt)), expiry(t, now)})
 	}
-	p := newPrinter(sh)
 	p.table("", rows)
-	return p.err
 }
 
 func expiry(t work.Token, now time.Time) string {
@@ -127,19 +106,9 @@ func newTokenRevoke(sh *shell) *cobra.Command {
 }
 
 func runTokenRevoke(ctx context.Context, opts remote, id string, sh *shell) error {
-	client, err := opts.client(sh)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	token, err := client.RevokeToken(ctx, id)
-	if err != nil {
-		return err
-	}
-	if opts.output == formatJSON {
-		return printJSON(sh.out, token)
-	}
-	p := newPrinter(sh)
-	p.printf("%s revoked\n", token.ID)
-	return p.err
+	return ask(ctx, opts, sh, func(c *api.Client, ctx context.Context) (work.Token, error) {
+		return c.RevokeToken(ctx, id)
+	}, func(p *printer, token work.Token) {
+		p.printf("%s revoked\n", token.ID)
+	})
 }
