@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -158,8 +159,19 @@ func (c *Client) removeWorkerService(ctx context.Context, claim work.Claim) erro
 		return nil
 	}
 	dereg := &api.CatalogDeregistration{Node: claim.Node, ServiceID: id}
-	_, err := c.repeat.Catalog().Deregister(dereg, (&api.WriteOptions{}).WithContext(ctx))
+	_, err := c.once.Catalog().Deregister(dereg, (&api.WriteOptions{}).WithContext(ctx))
+	if isUnknownService(err) {
+		return nil
+	}
 	return classify("deregister "+id, true, err)
+}
+
+// isUnknownService reports whether the catalog has refused to remove what is not
+// there: it does so with ACLs, as an error of its own (500) that Consul's agents
+// tell by its text, too (vetDeregisterWithACL, agent/local/state.go).
+func isUnknownService(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && status.Code == http.StatusInternalServerError && strings.Contains(status.Body, "Unknown service ID")
 }
 
 // workerServiceID names an attempt's service instance. It holds the allocation,

@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	nomadapi "github.com/hashicorp/nomad/api"
-
 	"drover/internal/testkit"
 	"drover/internal/work"
 )
@@ -58,13 +56,7 @@ exit `
 // secret, and reads all that is left of them.
 func TestSecretsAreFoundNowhere(t *testing.T) {
 	s := newSpine(t)
-	secrets := nomadapi.NewVariable("nomad/jobs/drover-worker")
-	secrets.Items = nomadapi.VariableItems{
-		"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": gitToken, "DROVER_FORGE_TOKEN": forgeToken, "AGENT_API_KEY": agentKey,
-	}
-	if _, _, err := s.nomadClient().Variables().Update(secrets, nil); err != nil {
-		t.Fatal(err)
-	}
+	s.giveWorkers("AGENT_API_KEY", agentKey)
 	server := s.start()
 	var toldBy []*atomic.Int32
 	specification := func(provider, status string) work.Spec {

@@ -58,7 +58,13 @@ type spine struct {
 // newSpine returns a spine whose workers are processes, with the binaries under test.
 func newSpine(t *testing.T) *spine {
 	t.Helper()
-	s := newSurroundings(t, embeddedNomad(t))
+	return newSpineOn(t, newConsul(t))
+}
+
+// newSpineOn is newSpine on the Consul at an address.
+func newSpineOn(t *testing.T, consul string) *spine {
+	t.Helper()
+	s := newSurroundings(t, consul, embeddedNomad(t))
 	s.build("drover", "./cmd/drover")
 	s.build("drover-worker", "./cmd/drover-worker")
 	s.build("agent", "./internal/demo/agent")
@@ -68,12 +74,17 @@ func newSpine(t *testing.T) *spine {
 	return s
 }
 
-// newSurroundings returns what a server needs, with the Nomad at an address.
-func newSurroundings(t *testing.T, nomad string) *spine {
+// newConsul starts a real Consul and returns its address.
+func newConsul(t *testing.T) string {
 	t.Helper()
-	s := &spine{t: t, bin: t.TempDir(), nomad: nomad, transport: cleanhttp.DefaultPooledTransport()}
+	return testkit.ConsulAddress(t, `check_update_interval = "0s"`)
+}
+
+// newSurroundings returns what a server needs, with the Consul and the Nomad at two addresses.
+func newSurroundings(t *testing.T, consul, nomad string) *spine {
+	t.Helper()
+	s := &spine{t: t, bin: t.TempDir(), consul: consul, nomad: nomad, transport: cleanhttp.DefaultPooledTransport()}
 	t.Cleanup(s.transport.CloseIdleConnections)
-	s.consul = testkit.ConsulAddress(t, `check_update_interval = "0s"`)
 	s.prefix = "test/" + work.NewID(time.Now()) + "/"
 	s.git = gittest.New(t, gittest.Options{Username: "drover", Password: gitToken})
 	if err := s.git.CreateRepo(repository, map[string]string{"README.md": "a shop\n"}); err != nil {

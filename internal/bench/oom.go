@@ -90,7 +90,7 @@ func oomVisible(ctx context.Context, real bool) (figures []figure, err error) {
 		name = "oom_visible-real"
 	}
 	err = writeResults(name, oomResults{
-		Servers: b.drover.servers, Date: time.Now().UTC(), CPUs: runtime.NumCPU(), AtATime: oomAtATime, Samples: samples,
+		Servers: b.drover.Servers, Date: time.Now().UTC(), CPUs: runtime.NumCPU(), AtATime: oomAtATime, Samples: samples,
 	})
 	return oomFigures(samples), err
 }
@@ -101,7 +101,7 @@ func (b *oomBench) measure(ctx context.Context) ([]oomSample, error) {
 	watching, stop := context.WithCancelCause(ctx)
 	watches, watching := errgroup.WithContext(watching)
 	watches.Go(func() error { return b.kernel.follow(watching) })
-	watches.Go(func() error { return b.nomad.follow(watching, b.drover.nomad) })
+	watches.Go(func() error { return b.nomad.follow(watching, b.drover.Exports["NOMAD_ADDR"]) })
 
 	samples := make([]oomSample, oomKills)
 	kills, killing := errgroup.WithContext(watching)

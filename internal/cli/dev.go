@@ -83,19 +83,13 @@ func runDev(ctx context.Context, opts devOptions, sh *shell) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	logs, err := serverLogs(cfg, sh)
+	served, end, err := opts.begin(ctx, cfg, sh)
 	if err != nil {
 		return err
 	}
-	defer opts.rereadOnHangup(sh, logs)()
-	logger := logs.Logger()
-	traces, closeTraces, err := sh.traces(ctx, "drover", logger)
-	if err != nil {
-		return err
-	}
-	defer closeTraces()
+	defer end()
 	cluster, err := devcluster.Start(ctx, devcluster.Options{
-		Embedded: opts.embedded, Logger: logger, Consul: hostPort(cfg.Consul.Address), Nomad: hostPort(cfg.Nomad.Address),
+		Embedded: opts.embedded, Logger: served.Logs.Logger(), Consul: hostPort(cfg.Consul.Address), Nomad: hostPort(cfg.Nomad.Address),
 	})
 	if err != nil {
 		return orDone(ctx, err)
@@ -117,10 +111,8 @@ func runDev(ctx context.Context, opts devOptions, sh *shell) (err error) {
 		case <-running.Done():
 		}
 	}()
-	err = app.Run(running, app.Options{
-		Config: cfg, Logs: logs, Traces: traces, Version: currentVersion().Version,
-		Ready: func(address string) { printDev(sh, cluster, cfg, address) },
-	})
+	served.Config, served.Ready = cfg, func(address string) { printDev(sh, cluster, cfg, address) }
+	err = app.Run(running, served)
 	stop()
 	<-watched
 	if failed != nil {

@@ -72,23 +72,33 @@ func runServer(ctx context.Context, opts serverOptions, sh *shell) error {
 	if cfg.HTTP.Token == "" {
 		return fmt.Errorf("a server needs a token that clients show: set %s or http.token_file; only drover dev runs without one, on a loopback address: %w", config.EnvToken, work.ErrInvalid)
 	}
+	served, end, err := opts.begin(ctx, cfg, sh)
+	if err != nil {
+		return err
+	}
+	defer end()
+	served.Ready = func(address string) { served.Logs.Logger().Info("serving", "address", address) }
+	return orDone(ctx, app.Run(ctx, served))
+}
+
+// begin opens a server's logs, whose levels SIGHUP has read anew, and its traces,
+// until end is called.
+func (o serverOptions) begin(ctx context.Context, cfg config.Config, sh *shell) (served app.Options, end func(), err error) {
 	logs, err := serverLogs(cfg, sh)
 	if err != nil {
-		return err
+		return served, nil, err
 	}
-	defer opts.rereadOnHangup(sh, logs)()
-	logger := logs.Logger()
-	traces, closeTraces, err := sh.traces(ctx, "drover", logger)
+	traces, closeTraces, err := sh.traces(ctx, "drover", logs.Logger())
 	if err != nil {
-		return err
+		return served, nil, err
 	}
-	defer closeTraces()
 	sh.collectAfter(serverGrowth)
-	err = app.Run(ctx, app.Options{
-		Config: cfg, Logs: logs, Traces: traces, Version: currentVersion().Version,
-		Ready: func(address string) { logger.Info("serving", "address", address) },
-	})
-	return orDone(ctx, err)
+	stopReading := o.rereadOnHangup(sh, logs)
+	end = func() {
+		closeTraces()
+		stopReading()
+	}
+	return app.Options{Config: cfg, Logs: logs, Traces: traces, Version: currentVersion().Version}, end, nil
 }
 
 // orDone returns err, unless ctx ended: then all went as it was told to.

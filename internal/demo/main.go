@@ -144,7 +144,7 @@ func (d *demo) verdict() error {
 func (d *demo) stop() error {
 	var errs []error
 	if d.drover != nil {
-		errs = append(errs, d.drover.stop())
+		errs = append(errs, d.drover.Stop())
 		if workers := d.drover.workers(); len(workers) > 0 {
 			errs = append(errs, fmt.Errorf("workers are left: processes %v", workers))
 		}

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	consulapi "github.com/hashicorp/consul/api"
-
 	"drover/internal/config"
 	"drover/internal/devcluster/nomadd"
 	"drover/internal/doctor"
@@ -239,42 +237,30 @@ func TestEachFinding(t *testing.T) {
 	}
 }
 
-// TestPermissionsOfARealConsul has tokens that lack something each, with ACLs on.
+// TestPermissionsOfARealConsul has a server's token with the policy that drover ships,
+// and tokens that lack something of it each.
 func TestPermissionsOfARealConsul(t *testing.T) {
-	const management = "8f246b77-f3e1-ff88-5b48-8ec93abf3e05"
-	address := testkit.ConsulAddress(t, `check_update_interval = "0s"`,
-		`acl { enabled = true
-		default_policy = "allow"
-		tokens { initial_management = "`+management+`"
-		agent = "`+management+`" } }`)
-	transport := &http.Transport{DisableKeepAlives: true}
-	admin, err := consulapi.NewClient(&consulapi.Config{Address: address, Token: management, HttpClient: &http.Client{Transport: transport}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	acls := testkit.ConsulWithACLs(t)
+	shipped := testkit.Shipped(t, "consul/policies/server.hcl")
+	block := func(resource, policy string) string { return resource + " {\n  policy = \"" + policy + "\"\n}" }
 	for name, c := range map[string]struct {
-		rules  string
-		status doctor.Status
-		says   string
+		resource, policy string
+		status           doctor.Status
+		says             string
 	}{
-		"all":      {"", doctor.OK, "the token may do all"},
-		"keys":     {`key_prefix "drover/" { policy = "read" }`, doctor.Failure, `key_prefix "drover/"`},
-		"service":  {`service "drover" { policy = "read" }`, doctor.Failure, `service "drover"`},
-		"reading":  {`key_prefix "drover/" { policy = "deny" }`, doctor.Failure, "read keys below"},
-		"checks":   {`node_prefix "" { policy = "deny" } service_prefix "" { policy = "deny" }`, doctor.Failure, "register the service"},
-		"sessions": {`session_prefix "" { policy = "read" }`, doctor.Failure, "session_prefix"},
+		"all":      {`key_prefix "drover/"`, "write", doctor.OK, "the token may do all"},
+		"keys":     {`key_prefix "drover/"`, "read", doctor.Failure, `key_prefix "drover/"`},
+		"reading":  {`key_prefix "drover/"`, "deny", doctor.Failure, "read keys below"},
+		"service":  {`service "drover"`, "read", doctor.Failure, `service "drover"`},
+		"sessions": {`session_prefix ""`, "read", doctor.Failure, "session_prefix"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			policy, _, err := admin.ACL().PolicyCreate(&consulapi.ACLPolicy{Name: name, Rules: c.rules}, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			token, _, err := admin.ACL().TokenCreate(&consulapi.ACLToken{Policies: []*consulapi.ACLTokenPolicyLink{{ID: policy.ID}}}, nil)
-			if err != nil {
-				t.Fatal(err)
+			rules := strings.Replace(shipped, block(c.resource, "write"), block(c.resource, c.policy), 1)
+			if (rules == shipped) != (c.policy == "write") {
+				t.Fatalf("the policy that is shipped has no %s", c.resource)
 			}
 			p := newPatient(t)
-			p.options.Config.Consul.Address, p.options.Config.Consul.Token = address, config.Secret(token.SecretID)
+			p.options.Config.Consul.Address, p.options.Config.Consul.Token = acls.Address, config.Secret(acls.Token(name, rules))
 			p.options.SkipProbe = true
 			p.want("consul permissions", c.status, c.says)
 		})
