@@ -115,6 +115,8 @@ type Probed struct {
 	Output string // of the worker
 	// Failed says why it did not run to its end, empty if it did.
 	Failed string
+	// NoVariable says that it may not read the variable of the workers' secrets.
+	NoVariable bool
 }
 
 const (
@@ -205,6 +207,10 @@ func (c *Client) await(ctx context.Context, child string, p *Probed) (string, er
 			case len(a.Task.Events) > 0:
 				event := a.Task.Events[len(a.Task.Events)-1]
 				last = fmt.Sprintf("on node %s: %s %s", a.Node, event.Type, event.Message)
+				if event.MissesVariable() {
+					p.Failed, p.NoVariable = "it waits "+last, true
+					return a.ID, nil
+				}
 			}
 		}
 		select {

@@ -17,19 +17,56 @@ import (
 // drover ships the policy of.
 func TestShippedPoliciesCarryAnItem(t *testing.T) {
 	acls := testkit.ConsulWithACLs(t)
+	carriesItems(t, acls, servers{consul: acls.Address, nomad: embeddedNomad(t)})
+}
+
+// TestShippedPoliciesCarryAnItemOnNomad has a real Nomad refuse as much.
+func TestShippedPoliciesCarryAnItemOnNomad(t *testing.T) {
+	nomad, management := testkit.NomadWithACLs(t)
+	acls := testkit.ConsulWithACLs(t)
+	token := testkit.NomadToken(t, nomad, "server", testkit.Shipped(t, "nomad/policies/server.hcl"))
+	s := carriesItems(t, acls, servers{consul: acls.Address, nomad: nomad.Address(), nomadToken: management}, "NOMAD_TOKEN="+token)
+
+	if out, err := s.doctor("--config", s.config); err != nil {
+		t.Errorf("the doctor, with the server's tokens: %v\n%s", err, out)
+	}
+	own := filepath.Join(s.bin, "own.hcl")
+	if err := os.WriteFile(own, []byte("worker {\n  secrets_path = \"nomad/jobs/drover-worker\"\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.doctor("--config", s.config, "--config", own); err == nil || !strings.Contains(out, work.AdviseVariable) {
+		t.Errorf("the doctor, where the secrets are one job's own: %v\n%s", err, out)
+	}
+}
+
+// doctor runs the doctor as the server would be run.
+func (s *spine) doctor(args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(s.bin, "drover"), append([]string{"doctor"}, args...)...)
+	cmd.Env = append(append(os.Environ(), "DROVER_TOKEN="+spineToken), s.env...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// carriesItems has a server with the shipped policies of Consul, and more in its
+// environment, complete items.
+func carriesItems(t *testing.T, acls *testkit.ACLs, on servers, env ...string) *spine {
+	t.Helper()
 	token := func(name string) string {
 		return acls.Token(name, testkit.Shipped(t, "consul/policies/"+name+".hcl"))
 	}
-	s := newSpineOn(t, acls.Address)
+	s := newSpineOn(t, on)
 	s.prefix = "drover/" // which the policies are about
+	s.secrets = "nomad/jobs"
+	s.worker += fmt.Sprintf("\n  secrets_path = %q", s.secrets)
 	s.writeConfig()
-	s.env = []string{"CONSUL_HTTP_TOKEN=" + token("server")}
-	s.giveWorkers("CONSUL_HTTP_TOKEN", token("worker"))
+	s.env = append(env, "CONSUL_HTTP_TOKEN="+token("server"))
+	s.giveWorkers(map[string]string{"CONSUL_HTTP_TOKEN": token("worker")})
 	s.start()
 
 	ids := s.submitSpecs([]work.Spec{
 		{Task: "commits=2", Paths: []string{"src"}},
-		{Task: "commits=2 " + strings.Repeat("x", 20<<10)}, // goes by reference
+		{Task: "commits=2 " + strings.Repeat("x", 20<<10)},            // goes by reference
+		{Task: "commits=2", Resources: work.Resources{MemoryMB: 300}}, // runs in a job of its own
 	})
 	for _, id := range ids {
 		if err := s.verify(id, 2); err != nil {
@@ -49,18 +86,5 @@ func TestShippedPoliciesCarryAnItem(t *testing.T) {
 	if out, err := person.CombinedOutput(); err != nil || !strings.Contains(string(out), ids[0]) {
 		t.Errorf("the server that a person's token finds: %v\n%s", err, out)
 	}
-}
-
-// giveWorkers has the environment of workers hold one more secret.
-func (s *spine) giveWorkers(name, value string) {
-	s.t.Helper()
-	const path = "nomad/jobs/drover-worker"
-	secrets, _, err := s.nomadClient().Variables().Read(path, nil)
-	if err == nil {
-		secrets.Items[name] = value
-		_, _, err = s.nomadClient().Variables().Update(secrets, nil)
-	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	return s
 }

@@ -279,7 +279,7 @@ type stage struct {
 
 func newStage(t *testing.T, nomad, image string, engine *client.Client) *stage {
 	t.Helper()
-	s := &stage{spine: newSurroundings(t, newConsul(t), nomad), engine: engine}
+	s := &stage{spine: newSurroundings(t, servers{consul: newConsul(t), nomad: nomad}), engine: engine}
 	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q", "docker", image, "host")
 	s.command = demoAgent
 	s.writeConfig()

@@ -56,7 +56,7 @@ exit `
 // secret, and reads all that is left of them.
 func TestSecretsAreFoundNowhere(t *testing.T) {
 	s := newSpine(t)
-	s.giveWorkers("AGENT_API_KEY", agentKey)
+	s.giveWorkers(map[string]string{"AGENT_API_KEY": agentKey})
 	server := s.start()
 	var toldBy []*atomic.Int32
 	specification := func(provider, status string) work.Spec {

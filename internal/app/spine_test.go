@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -36,18 +37,24 @@ const (
 	spineToken = "token-of-the-spine"
 )
 
+// servers are a Consul and a Nomad.
+type servers struct {
+	consul, nomad string // addresses
+	nomadToken    string // which the tests show; empty where Nomad has no ACLs
+}
+
 // spine is everything around a server, real but for the forge and, unless it is
 // there, Nomad.
 type spine struct {
+	servers
 	t         *testing.T
 	bin       string
 	config    string
 	address   string
-	consul    string
 	prefix    string // of drover's keys
 	worker    string // what the configuration's block of that name holds besides Consul's address
+	secrets   string // Nomad variable with the workers' secrets
 	command   string // the agent of items that name none
-	nomad     string
 	git       *gittest.Server
 	forge     *forgetest.Server
 	client    *api.Client
@@ -58,13 +65,13 @@ type spine struct {
 // newSpine returns a spine whose workers are processes, with the binaries under test.
 func newSpine(t *testing.T) *spine {
 	t.Helper()
-	return newSpineOn(t, newConsul(t))
+	return newSpineOn(t, servers{consul: newConsul(t), nomad: embeddedNomad(t)})
 }
 
-// newSpineOn is newSpine on the Consul at an address.
-func newSpineOn(t *testing.T, consul string) *spine {
+// newSpineOn is newSpine on other servers.
+func newSpineOn(t *testing.T, on servers) *spine {
 	t.Helper()
-	s := newSurroundings(t, consul, embeddedNomad(t))
+	s := newSurroundings(t, on)
 	s.build("drover", "./cmd/drover")
 	s.build("drover-worker", "./cmd/drover-worker")
 	s.build("agent", "./internal/demo/agent")
@@ -80,10 +87,10 @@ func newConsul(t *testing.T) string {
 	return testkit.ConsulAddress(t, `check_update_interval = "0s"`)
 }
 
-// newSurroundings returns what a server needs, with the Consul and the Nomad at two addresses.
-func newSurroundings(t *testing.T, consul, nomad string) *spine {
+// newSurroundings returns what a server needs on the Consul and the Nomad given.
+func newSurroundings(t *testing.T, on servers) *spine {
 	t.Helper()
-	s := &spine{t: t, bin: t.TempDir(), consul: consul, nomad: nomad, transport: cleanhttp.DefaultPooledTransport()}
+	s := &spine{servers: on, t: t, bin: t.TempDir(), secrets: "nomad/jobs/drover-worker", transport: cleanhttp.DefaultPooledTransport()}
 	t.Cleanup(s.transport.CloseIdleConnections)
 	s.prefix = "test/" + work.NewID(time.Now()) + "/"
 	s.git = gittest.New(t, gittest.Options{Username: "drover", Password: gitToken})
@@ -91,11 +98,7 @@ func newSurroundings(t *testing.T, consul, nomad string) *spine {
 		t.Fatal(err)
 	}
 	s.forge = forgetest.New(t, forgeToken)
-	secrets := nomadapi.NewVariable("nomad/jobs/drover-worker")
-	secrets.Items = nomadapi.VariableItems{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": gitToken, "DROVER_FORGE_TOKEN": forgeToken}
-	if _, _, err := s.nomadClient().Variables().Create(secrets, nil); err != nil {
-		t.Fatal(err)
-	}
+	s.giveWorkers(nil)
 	s.address = fmt.Sprintf("127.0.0.1:%d", testkit.FreePorts(t, 1)[0])
 	client, err := api.NewClient(api.ClientOptions{Address: "http://" + s.address, Token: spineToken})
 	if err != nil {
@@ -123,11 +126,22 @@ func embeddedNomad(t *testing.T) string {
 
 func (s *spine) nomadClient() *nomadapi.Client {
 	s.t.Helper()
-	client, err := nomadapi.NewClient(&nomadapi.Config{Address: s.nomad, HttpClient: &http.Client{Transport: s.transport}})
+	client, err := nomadapi.NewClient(&nomadapi.Config{Address: s.nomad, SecretID: s.nomadToken, HttpClient: &http.Client{Transport: s.transport}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return client
+}
+
+// giveWorkers gives workers their secrets, and more of them.
+func (s *spine) giveWorkers(more map[string]string) {
+	s.t.Helper()
+	secrets := nomadapi.NewVariable(s.secrets)
+	secrets.Items = nomadapi.VariableItems{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": gitToken, "DROVER_FORGE_TOKEN": forgeToken}
+	maps.Copy(secrets.Items, more)
+	if _, _, err := s.nomadClient().Variables().Update(secrets, nil); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *spine) writeConfig() {

@@ -127,6 +127,8 @@ func (e *exam) examineProbe(ctx context.Context) {
 	}
 	version, ours := strings.CutPrefix(strings.TrimSpace(p.Output), "drover-worker ")
 	switch {
+	case p.NoVariable:
+		e.add(image, Failure, work.AdviseVariable, "%s does not run: %s", what, p.Failed)
 	case p.Failed != "":
 		e.add(image, Failure, "Check worker.image of the configuration, that the nodes can pull it, and that there is room.", "%s does not run: %s", what, p.Failed)
 	case failed > 0:

@@ -117,6 +117,10 @@ func (d diagnosis) starting(a *work.Attempt, alloc work.Allocation) {
 	default:
 		last := alloc.Task.Events[len(alloc.Task.Events)-1]
 		d.say("Attempt %d is being started on node %s (allocation %s): %s, since %s.", a.Number, alloc.Node, short(alloc.ID), eventText(last), stamp(last.At))
+		if last.MissesVariable() {
+			d.advise(work.AdviseVariable)
+			return
+		}
 		d.advise("A big image takes its time at first; nomad alloc status %s shows how it goes.", short(alloc.ID))
 	}
 }

@@ -1,6 +1,7 @@
 package orchestrator_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -200,6 +201,27 @@ func TestExplainsWhatKeepsAContainerFromRunning(t *testing.T) {
 	c.wantExplained(s, id, "Attempt 1 is being started on node ", "(allocation ", "): Driver: Downloading image, since ", "nomad alloc status")
 	close(pulled)
 	c.await(id, inState(work.StateInProgress))
+}
+
+// closed is a Nomad whose tasks wait for a variable that they may not read.
+type closed struct{ orchestrator.Cluster }
+
+func (c closed) Child(ctx context.Context, id string) (work.Child, error) {
+	child, err := c.Cluster.Child(ctx, id)
+	for i := range child.Allocations {
+		child.Allocations[i].Task.Events = []work.TaskEvent{{Type: "Template", Message: "Missing: nomad.var.get(nomad/jobs/drover-worker@default.global)"}}
+	}
+	return child, err
+}
+
+func TestExplainsThatSecretsMayNotBeRead(t *testing.T) {
+	t.Parallel()
+	pulled := make(chan struct{})
+	c := newCluster(t, succeed)
+	c.tasks.pull(pulled)
+	defer close(pulled)
+	s := c.start(faults{cluster: func(world orchestrator.Cluster) orchestrator.Cluster { return closed{world} }})
+	c.wantExplained(s, c.submit(s, 1)[0], "Template: Missing: nomad.var.get(", work.AdviseVariable)
 }
 
 func TestExplainsARunningAttempt(t *testing.T) {

@@ -1,9 +1,8 @@
 package testkit
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,10 +23,42 @@ const nomadStart = 60 * time.Second
 // test is skipped, unless DROVER_TEST_MUST_RUN names nomad.
 func Nomad(t testing.TB) *api.Client {
 	t.Helper()
-	addr := os.Getenv("DROVER_TEST_NOMAD_ADDR")
-	if addr == "" {
-		addr = startNomad(t)
+	if addr := os.Getenv("DROVER_TEST_NOMAD_ADDR"); addr != "" {
+		return nomadClient(t, addr)
 	}
+	return startNomad(t, "", func(*api.Client) error { return nil })
+}
+
+// NomadWithACLs starts a real Nomad that refuses what no policy allows, and returns
+// a client that may do everything, and its token. Without one the test is skipped, as for Nomad.
+func NomadWithACLs(t testing.TB) (admin *api.Client, management string) {
+	t.Helper()
+	admin = startNomad(t, "acl {\n  enabled = true\n}\n", func(client *api.Client) error {
+		token, _, err := client.ACLTokens().Bootstrap(nil)
+		if err == nil {
+			management = token.SecretID
+			client.SetSecretID(management)
+		}
+		return err
+	})
+	return admin, management
+}
+
+// NomadToken returns a token of a Nomad with ACLs that may do what rules allow.
+func NomadToken(t testing.TB, admin *api.Client, name, rules string) string {
+	t.Helper()
+	if _, err := admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: name, Rules: rules}, nil); err != nil {
+		t.Fatalf("create policy %s: %v", name, err)
+	}
+	token, _, err := admin.ACLTokens().Create(&api.ACLToken{Name: name, Type: "client", Policies: []string{name}}, nil)
+	if err != nil {
+		t.Fatalf("create a token with policy %s: %v", name, err)
+	}
+	return token.SecretID
+}
+
+func nomadClient(t testing.TB, addr string) *api.Client {
+	t.Helper()
 	client, err := api.NewClient(&api.Config{Address: addr})
 	if err != nil {
 		t.Fatalf("make a client of nomad at %s: %v", addr, err)
@@ -46,15 +77,16 @@ func NomadBinary(t testing.TB) string {
 	return binary
 }
 
-// startNomad starts a development agent on free ports of the loopback and
-// waits until its node is ready. The agent ends with the test.
-func startNomad(t testing.TB) string {
+// startNomad starts a development agent on free ports of the loopback, with more
+// configuration, and waits until its node is ready. What is to be done first is
+// tried until it works. The agent ends with the test.
+func startNomad(t testing.TB, more string, first func(*api.Client) error) *api.Client {
 	t.Helper()
 	binary := NomadBinary(t)
 	ports := FreePorts(t, 3)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "agent.hcl")
-	if err := os.WriteFile(config, []byte(nomadConfig(filepath.Join(dir, "data"), ports)), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(nomadConfig(filepath.Join(dir, "data"), ports)+more), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	logPath := filepath.Join(dir, "agent.log")
@@ -74,12 +106,16 @@ func startNomad(t testing.TB) string {
 		_ = log.Close()
 		unmountBelow(t, dir)
 	})
-	addr := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
-	if err := awaitNode(addr); err != nil {
-		text, _ := os.ReadFile(logPath)
-		t.Fatalf("%v; its log ends with\n%s", err, text[max(0, len(text)-2000):])
+	client := nomadClient(t, fmt.Sprintf("http://127.0.0.1:%d", ports[0]))
+	err = eventually(func() error { return first(client) })
+	if err == nil {
+		err = eventually(func() error { return nodeReady(client) })
 	}
-	return addr
+	if err != nil {
+		text, _ := os.ReadFile(logPath)
+		t.Fatalf("nomad at %s does not work: %v; its log ends with\n%s", client.Address(), err, text[max(0, len(text)-2000):])
+	}
+	return client
 }
 
 func nomadConfig(dataDir string, ports []int) string {
@@ -110,22 +146,26 @@ plugin "docker" {
 `, dataDir, ports[0], ports[1], ports[2])
 }
 
-func awaitNode(addr string) error {
-	client, err := api.NewClient(&api.Config{Address: addr, HttpClient: &http.Client{Timeout: 5 * time.Second}})
+// eventually waits until f works, and returns its last error if that takes too long.
+func eventually(f func() error) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(nomadStart); ; <-tick.C {
+		if err := f(); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func nodeReady(client *api.Client) error {
+	nodes, _, err := client.Nodes().List(nil)
 	if err != nil {
 		return err
 	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var last error
-	for deadline := time.Now().Add(nomadStart); time.Now().Before(deadline); <-tick.C {
-		nodes, _, err := client.Nodes().List(nil)
-		if err == nil && len(nodes) > 0 && nodes[0].Status == "ready" {
-			return nil
-		}
-		last = err
+	if len(nodes) == 0 || nodes[0].Status != "ready" {
+		return errors.New("no node is ready")
 	}
-	return fmt.Errorf("nomad at %s has no ready node: %w", addr, cmp.Or(last, os.ErrDeadlineExceeded))
+	return nil
 }
 
 // unmountBelow detaches what an agent that ended has left mounted for its

@@ -60,12 +60,23 @@ type TaskEvent struct {
 	Details map[string]string
 }
 
+// MissesVariable reports whether the task waits for a Nomad variable that it may not
+// read; one that does not exist keeps no worker from starting.
+func (e TaskEvent) MissesVariable() bool {
+	return e.Type == taskTemplate && strings.Contains(e.Message, "nomad.var.")
+}
+
+// AdviseVariable is what to do about a task that MissesVariable: with ACLs a job may read
+// nomad/jobs and what is named after itself (nomad/acl/acl.go, matchingVariablesCapabilitySet).
+const AdviseVariable = `With ACLs, Nomad lets a job read the variables nomad/jobs and nomad/jobs/<its own name> alone, and items of another image or size than the default run in jobs of other names: keep the workers' secrets at nomad/jobs, in a namespace of drover's own, and set worker.secrets_path = "nomad/jobs".`
+
 // Task event types, as Nomad names them.
 const (
 	TaskTerminated     = "Terminated"
 	TaskKilling        = "Killing"
 	TaskDriverFailure  = "Driver Failure"
 	TaskSetupFailure   = "Setup Failure"
+	taskTemplate       = "Template"
 	TaskHookFailed     = "Task hook failed"
 	TaskInvalid        = "Failed Validation"
 	TaskArtifactFailed = "Failed Artifact Download"

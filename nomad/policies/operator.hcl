@@ -5,7 +5,7 @@ namespace "default" {
   capabilities = ["list-jobs", "read-job", "read-logs", "read-fs", "dispatch-job", "submit-job"]
 
   variables {
-    path "nomad/jobs/drover-worker" {
+    path "nomad/jobs" {
       capabilities = ["write", "read", "destroy", "list"]
     }
   }

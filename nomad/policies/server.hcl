@@ -6,7 +6,7 @@ namespace "default" {
 
   # The doctor tries the forge's token.
   variables {
-    path "nomad/jobs/drover-worker" {
+    path "nomad/jobs" {
       capabilities = ["read"]
     }
   }
