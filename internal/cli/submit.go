@@ -181,10 +181,7 @@ func (o submitOptions) submitMany(ctx context.Context, client *api.Client, docum
 	if err != nil {
 		return err
 	}
-	ids, now := make([]string, len(lines)), time.Now()
-	for i := range ids {
-		ids[i] = idAfter(now, i)
-	}
+	ids := make([]string, len(lines))
 	body, to := io.Pipe()
 	var writer sync.WaitGroup
 	writer.Go(func() { to.CloseWithError(writeSubmissions(to, ids, lines, sh)) })
@@ -210,14 +207,16 @@ func (o submitOptions) submitMany(ctx context.Context, client *api.Client, docum
 	return errors.Join(err, p.err)
 }
 
-// writeSubmissions writes the lines of control.ReadSubmissions, and draws a
-// progress bar.
+// writeSubmissions writes the lines of control.ReadSubmissions, makes the ids that
+// they have, and draws a progress bar.
 func writeSubmissions(to io.Writer, ids []string, specs [][]byte, sh *shell) error {
 	bar := newProgress(len(ids), sh)
 	defer func() { _ = bar.Finish() }() // a bar that can't be drawn stops nothing
+	now := time.Now()
 	var some []byte
-	for i, id := range ids {
-		some = fmt.Appendf(some, `{"id":%q,"spec":%s}`+"\n", id, specs[i])
+	for i, spec := range specs {
+		ids[i] = idAfter(now, i)
+		some = fmt.Appendf(some, `{"id":%q,"spec":%s}`+"\n", ids[i], spec)
 		if n := i + 1; n%linesPerWrite == 0 || n == len(ids) {
 			if _, err := to.Write(some); err != nil {
 				return err
@@ -348,8 +347,7 @@ func parseWhen(text string, now time.Time) (time.Time, error) {
 }
 
 func readInput(name string, sh *shell) ([]byte, error) {
-	in := sh.in
-	var data bytes.Buffer
+	in, size := sh.in, int64(0)
 	if name != stdinName {
 		file, err := os.Open(name)
 		if err != nil {
@@ -358,9 +356,10 @@ func readInput(name string, sh *shell) ([]byte, error) {
 		defer file.Close()
 		in = file
 		if info, err := file.Stat(); err == nil {
-			data.Grow(int(min(info.Size(), maxInputBytes)) + bytes.MinRead)
+			size = min(info.Size(), maxInputBytes)
 		}
 	}
+	data := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // its Grow would write to all of it first
 	if _, err := data.ReadFrom(io.LimitReader(in, maxInputBytes+1)); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}

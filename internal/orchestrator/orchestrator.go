@@ -91,7 +91,7 @@ type Orchestrator struct {
 	withChild  map[string]bool            // items of which Nomad has a child; nil until it was asked
 	doomed     []*entry                   // queued items that depend on one that did not complete
 	cleaning   map[work.AttemptID]bool    // attempts that are cleaned up after; true once that is to be done again
-	memory     map[string]int             // by repository: MiB its items outgrew their limits to
+	repos      map[string]*repository     // by URL
 	reported   map[string]bool            // children that are not ours, said once
 	beats      map[work.AttemptID]beat
 }
@@ -151,7 +151,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
-		cleaning: map[work.AttemptID]bool{}, memory: map[string]int{}, reported: map[string]bool{},
+		cleaning: map[work.AttemptID]bool{}, repos: map[string]*repository{}, reported: map[string]bool{},
 	}
 	for name, settings := range cfg.Queues {
 		o.lines[name] = newLine(name, &settings)
@@ -282,12 +282,13 @@ func (o *Orchestrator) track(e *entry) {
 // place is track for who holds mu.
 func (o *Orchestrator) place(e *entry) {
 	item := e.item.Load()
-	o.memory[item.Spec.Repository] = max(o.memory[item.Spec.Repository], item.OutgrewMB())
+	r := o.repository(item.Spec.Repository)
+	r.outgrewMB = max(r.outgrewMB, item.OutgrewMB())
 	switch {
 	case item.State == work.StateQueued:
 		delete(o.open, item.ID)
 		if o.independent(e, item) {
-			o.queue.Put(entryOf(item))
+			o.queue.Put(entryOf(item, r.key))
 		} else {
 			o.queue.Remove(item.ID)
 		}
@@ -297,14 +298,30 @@ func (o *Orchestrator) place(e *entry) {
 		o.settleDependants(item.ID)
 	default:
 		o.open[item.ID] = item.Spec.Queue
-		o.queue.Start(entryOf(item), item.Current().CreatedAt)
+		o.queue.Start(entryOf(item, r.key), item.Current().CreatedAt)
 	}
 }
 
-// entryOf is what the queue needs to know of an item.
-func entryOf(item *work.Item) queue.Entry {
+// repository is what is known of the repository at one URL.
+type repository struct {
+	key       string // work.RepositoryKey
+	outgrewMB int    // limits that its items outgrew, at most
+}
+
+// repository is for who holds mu.
+func (o *Orchestrator) repository(url string) *repository {
+	r := o.repos[url]
+	if r == nil {
+		r = &repository{key: work.RepositoryKey(url)}
+		o.repos[url] = r
+	}
+	return r
+}
+
+// entryOf is what the queue needs to know of an item in the repository with a key.
+func entryOf(item *work.Item, repository string) queue.Entry {
 	e := queue.Entry{
-		ID: item.ID, Queue: item.Spec.Queue, Repository: work.RepositoryKey(item.Spec.Repository), Priority: *item.Spec.Priority,
+		ID: item.ID, Queue: item.Spec.Queue, Repository: repository, Priority: *item.Spec.Priority,
 		Since: item.CreatedAt, NotBefore: item.NotBefore, Paths: item.Spec.PathSet(), Attempt: len(item.Attempts),
 	}
 	switch {

@@ -135,7 +135,7 @@ func (o *Orchestrator) enter(item *work.Item) error {
 	if record := o.line(item.Spec.Queue).record; record.State == work.QueueDraining {
 		return fmt.Errorf("queue %s is draining since %s and takes no items: %w", item.Spec.Queue, stamp(record.Since), work.ErrConflict)
 	}
-	item.StartWith(o.memory[item.Spec.Repository])
+	item.StartWith(o.repository(item.Spec.Repository).outgrewMB)
 	return nil
 }
 
