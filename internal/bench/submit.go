@@ -33,7 +33,7 @@ const (
 	rawFlight = 4
 	// submitRounds is how often both are measured, one after the other; the round with
 	// the middle ratio counts, since a machine is quicker at one minute than at the next.
-	submitRounds = 5
+	submitRounds = 9
 
 	listCalls  = 100
 	listTarget = 50 * time.Millisecond

@@ -90,23 +90,63 @@ func split(name string, data []byte) ([]document, error) {
 }
 
 // splitLines takes apart a file each line of which is a JSON object, as long ones
-// mostly are: that can be checked on all processors. Of others it says false.
+// mostly are: who decodes them can do so on all processors. Of others it says false.
 func splitLines(data []byte) ([]document, bool) {
 	documents := make([]document, 0, bytes.Count(data, []byte("\n"))+1)
 	number := 0
 	for line := range bytes.Lines(data) {
 		number++
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			documents = append(documents, document{number: len(documents) + 1, line: number, text: line})
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		if !isObject(line) {
+			return nil, false
+		}
+		documents = append(documents, document{number: len(documents) + 1, line: number, text: line})
+	}
+	return documents, true
+}
+
+// isObject reports whether a text that is JSON, if it is, is one object: the brace
+// that it begins with is closed by its last byte.
+func isObject(text []byte) bool {
+	if !bytes.HasPrefix(text, []byte("{")) {
+		return false
+	}
+	for depth := 0; ; {
+		at := bytes.IndexAny(text, `{}"`)
+		if at < 0 {
+			return false
+		}
+		c := text[at]
+		text = text[at+1:]
+		switch c {
+		case '"':
+			text = afterString(text)
+		case '{':
+			depth++
+		case '}':
+			if depth--; depth == 0 {
+				return len(text) == 0
+			}
 		}
 	}
-	err := each(documents, func(i int) error {
-		if !bytes.HasPrefix(documents[i].text, []byte("{")) || !json.Valid(documents[i].text) {
-			return work.ErrInvalid
+}
+
+// afterString returns what follows the quote that ends a string: the first one
+// before which there is no odd number of backslashes.
+func afterString(text []byte) []byte {
+	for end := 0; ; end++ {
+		next := bytes.IndexByte(text[end:], '"')
+		if next < 0 {
+			return nil
 		}
-		return nil
-	})
-	return documents, err == nil
+		end += next
+		before := bytes.TrimRight(text[:end], `\`)
+		if (end-len(before))%2 == 0 {
+			return text[end+1:]
+		}
+	}
 }
 
 // splitJSON takes apart JSON objects that follow one another.

@@ -47,3 +47,30 @@ func FuzzItems(f *testing.F) {
 		}
 	})
 }
+
+// TestLineThatIsNoObject: a line that is more than one object would say more to the server than its item.
+func TestLineThatIsNoObject(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{}`:                       true,
+		`{"a":{"b":{}},"c":"}"}`:   true,
+		`{"a":"\"}{"}`:             true,
+		`{"a":"\\"}`:               true,
+		`{"a":"\\\"}"}`:            true,
+		`{"a":[}`:                  true, // no JSON at all, which who decodes it says
+		`{"a":1},"key":"k","b":{}`: false,
+		`{"a":1},"b":{"c":2}`:      false,
+		`{"a":1}{"b":2}`:           false,
+		`{"a":1} {"b":2}`:          false,
+		`{"a":"b\"}`:               false,
+		`{"a":"b}`:                 false,
+		`{"a":{}`:                  false,
+		`{`:                        false,
+		`"{}"`:                     false,
+		`[{}]`:                     false,
+		``:                         false,
+	} {
+		if got := isObject([]byte(text)); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}
