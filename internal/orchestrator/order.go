@@ -24,23 +24,30 @@ func (o *Orchestrator) Order(ctx context.Context, id string, order control.Order
 	if order.Verb == control.Remove {
 		return o.removeItem(ctx, e, order)
 	}
-	attempt, err := o.carryOut(ctx, e, order)
+	item, attempt, err := o.ordered(ctx, e, order)
 	if err == nil && attempt != "" {
 		o.spawn(o.term, func() { o.cleanup(o.term, e, attempt) })
 	}
-	item := *e.item.Load()
 	if err != nil {
 		err = fmt.Errorf("%s item %s: %w", order.Verb, item.ID, err)
 	}
 	return item, err
 }
 
-// carryOut changes the item and returns the attempt that this ended, if any.
-func (o *Orchestrator) carryOut(ctx context.Context, e *entry, order control.Order) (work.AttemptID, error) {
+// ordered carries an order out, and returns the item as that left it: its next
+// attempt may begin at once.
+func (o *Orchestrator) ordered(ctx context.Context, e *entry, order control.Order) (work.Item, work.AttemptID, error) {
 	if err := e.lock(ctx); err != nil {
-		return "", err
+		return *e.item.Load(), "", err
 	}
 	defer e.unlock()
+	attempt, err := o.carryOut(ctx, e, order)
+	return *e.item.Load(), attempt, err
+}
+
+// carryOut changes the item and returns the attempt that this ended, if any. The
+// caller has e locked.
+func (o *Orchestrator) carryOut(ctx context.Context, e *entry, order control.Order) (work.AttemptID, error) {
 	item := e.item.Load()
 	if item.Ordered(order.Key) {
 		return "", nil

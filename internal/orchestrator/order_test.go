@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"drover/internal/control"
@@ -203,4 +204,20 @@ func TestKeyedSubmissionIsTheSameItem(t *testing.T) {
 	if _, err := submit(); !errors.Is(err, work.ErrConflict) {
 		t.Error(err)
 	}
+}
+
+// TestOrderAnswersWithWhatItMade: the next attempt, which often begins at once,
+// was in the answer to a requeue.
+func TestOrderAnswersWithWhatItMade(t *testing.T) {
+	const orders = 100
+	inModel(t, nil, func(t *testing.T, m *model) {
+		id := m.send(t, work.Spec{})[0]
+		for range orders {
+			item, err := m.o.Order(t.Context(), id, control.Order{Verb: control.Requeue, By: "a test"})
+			if err != nil || item.State != work.StateQueued {
+				t.Fatalf("%s: %s, %v", item.State, item.Why, err)
+			}
+			synctest.Wait()
+		}
+	})
 }
