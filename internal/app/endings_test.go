@@ -123,9 +123,11 @@ func endings() []ending {
 			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried, logs: "fork",
 		},
 		{
+			// The agent waits until its commit is pushed: where git runs as it is killed, the kernel at
+			// times kills once more, and takes the worker.
 			name: "oom_killed: the agent", reason: work.ReasonOOMKilled, says: "out of memory at the limit of 128 MB",
 			spec: work.Spec{
-				Command: []string{demoAgent}, Task: "commits=2 delay=10ms memory=130",
+				Command: []string{demoAgent}, Task: "commits=2 delay=2s memory=130",
 				Resources: work.Resources{MemoryMB: 128, MemoryMaxMB: 256},
 			},
 			attempt: work.AttemptKilled, exit: 137, signal: int(syscall.SIGKILL), item: work.StateCompleted, attempts: 2, retries: 1,

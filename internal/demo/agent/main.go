@@ -6,7 +6,7 @@
 //	commits=3             the finished branch holds so many commits of the item (3)
 //	delay=500ms           time that passes between an edit and its commit (500ms)
 //	exit=0                exit status after the last commit (0)
-//	memory=256            MiB to take up after the first commit, and to hold
+//	memory=256            MiB to take up a delay after the first commit, and to hold
 //	hang-after=2          once the branch holds so many commits: fall silent for good
 //	crash-on-attempt=1@2  in attempt 1, once the branch holds 2 commits: die of SIGKILL
 //
@@ -195,6 +195,7 @@ func (a *agent) commit(ctx context.Context, n int, path string) error {
 // misbehave does what the plan has for the moment when the branch holds done commits. A crash or hang has no return.
 func (a *agent) misbehave(done int) error {
 	if done > 0 && a.ballast == nil && a.plan.memoryMB > 0 {
+		time.Sleep(a.plan.delay) // in which the commit is pushed
 		a.say("I take up %d MiB.", a.plan.memoryMB)
 		a.ballast = make([]byte, a.plan.memoryMB<<20)
 		for i := 0; i < len(a.ballast); i += pageBytes {
