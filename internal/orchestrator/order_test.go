@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"drover/internal/control"
 	"drover/internal/devcluster/nomadd"
+	"drover/internal/orchestrator"
 	"drover/internal/work"
 )
 
@@ -209,15 +210,19 @@ func TestKeyedSubmissionIsTheSameItem(t *testing.T) {
 // TestOrderAnswersWithWhatItMade: the next attempt, which often begins at once,
 // was in the answer to a requeue.
 func TestOrderAnswersWithWhatItMade(t *testing.T) {
-	const orders = 100
-	inModel(t, nil, func(t *testing.T, m *model) {
-		id := m.send(t, work.Spec{})[0]
-		for range orders {
-			item, err := m.o.Order(t.Context(), id, control.Order{Verb: control.Requeue, By: "a test"})
-			if err != nil || item.State != work.StateQueued {
-				t.Fatalf("%s: %s, %v", item.State, item.Why, err)
-			}
-			synctest.Wait()
+	const items, orders = 50, 60
+	inModel(t, func(c *orchestrator.Config) { c.MaxInFlight = items }, func(t *testing.T, m *model) {
+		var orderers sync.WaitGroup
+		for _, id := range m.send(t, make([]work.Spec, items)...) {
+			orderers.Go(func() {
+				for range orders {
+					item, err := m.o.Order(t.Context(), id, control.Order{Verb: control.Requeue, By: "a test"})
+					if err != nil || item.State != work.StateQueued {
+						t.Errorf("%s: %s, %v", item.State, item.Why, err)
+					}
+				}
+			})
 		}
+		orderers.Wait()
 	})
 }
