@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/hashicorp/consul/api"
-	"github.com/hashicorp/go-cleanhttp"
 
 	"drover/consul"
 	"drover/internal/testkit"
@@ -30,13 +29,7 @@ func newGuarded(t *testing.T) *guarded {
 
 func (g *guarded) open(name string) *consul.Client {
 	g.t.Helper()
-	transport := cleanhttp.DefaultPooledTransport()
-	g.t.Cleanup(transport.CloseIdleConnections)
-	client, err := consul.Open(consul.Options{Address: g.Address, Token: g.tokens[name], Transport: transport})
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return client
+	return openWith(g.t, consul.Options{Address: g.Address, Token: g.tokens[name]})
 }
 
 // TestShippedPoliciesAreEnough has a worker and a server do, each with its own

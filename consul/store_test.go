@@ -40,13 +40,22 @@ type opener func(via ...http.RoundTripper) *consul.Client
 
 func open(t *testing.T, address, prefix string, via ...http.RoundTripper) *consul.Client {
 	t.Helper()
-	pooled := cleanhttp.DefaultPooledTransport()
-	t.Cleanup(pooled.CloseIdleConnections)
-	var transport http.RoundTripper = pooled
+	opts := consul.Options{Address: address, Prefix: prefix}
 	if len(via) > 0 {
-		transport = via[0]
+		opts.Transport = via[0]
 	}
-	client, err := consul.Open(consul.Options{Address: address, Prefix: prefix, Transport: transport})
+	return openWith(t, opts)
+}
+
+// openWith opens a client over a connection of its own, unless the options have one.
+func openWith(t *testing.T, opts consul.Options) *consul.Client {
+	t.Helper()
+	if opts.Transport == nil {
+		pooled := cleanhttp.DefaultPooledTransport()
+		t.Cleanup(pooled.CloseIdleConnections)
+		opts.Transport = pooled
+	}
+	client, err := consul.Open(opts)
 	if err != nil {
 		t.Fatal(err)
 	}

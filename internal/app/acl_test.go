@@ -3,7 +3,6 @@ package app_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -27,24 +26,16 @@ func TestShippedPoliciesCarryAnItemOnNomad(t *testing.T) {
 	token := testkit.NomadToken(t, nomad, "server", testkit.Shipped(t, "nomad/policies/server.hcl"))
 	s := carriesItems(t, acls, servers{consul: acls.Address, nomad: nomad.Address(), nomadToken: management}, "NOMAD_TOKEN="+token)
 
-	if out, err := s.doctor("--config", s.config); err != nil {
+	if out, err := s.droverWith(s.env, "doctor", "--config", s.config); err != nil {
 		t.Errorf("the doctor, with the server's tokens: %v\n%s", err, out)
 	}
 	own := filepath.Join(s.bin, "own.hcl")
 	if err := os.WriteFile(own, []byte("worker {\n  secrets_path = \"nomad/jobs/drover-worker\"\n}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := s.doctor("--config", s.config, "--config", own); err == nil || !strings.Contains(out, work.AdviseVariable) {
+	if out, err := s.droverWith(s.env, "doctor", "--config", s.config, "--config", own); err == nil || !strings.Contains(out, work.AdviseVariable) {
 		t.Errorf("the doctor, where the secrets are one job's own: %v\n%s", err, out)
 	}
-}
-
-// doctor runs the doctor as the server would be run.
-func (s *spine) doctor(args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(s.bin, "drover"), append([]string{"doctor"}, args...)...)
-	cmd.Env = append(append(os.Environ(), "DROVER_TOKEN="+spineToken), s.env...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
 
 // carriesItems has a server with the shipped policies of Consul, and more in its
@@ -81,9 +72,8 @@ func carriesItems(t *testing.T, acls *testkit.ACLs, on servers, env ...string) *
 		return s.nothingLeft()
 	})
 
-	person := exec.Command(filepath.Join(s.bin, "drover"), "list")
-	person.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+s.consul, "CONSUL_HTTP_TOKEN="+token("operator"), "DROVER_TOKEN="+spineToken)
-	if out, err := person.CombinedOutput(); err != nil || !strings.Contains(string(out), ids[0]) {
+	person := []string{"CONSUL_HTTP_ADDR=" + s.consul, "CONSUL_HTTP_TOKEN=" + token("operator")}
+	if out, err := s.droverWith(person, "list"); err != nil || !strings.Contains(out, ids[0]) {
 		t.Errorf("the server that a person's token finds: %v\n%s", err, out)
 	}
 	return s

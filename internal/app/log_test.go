@@ -133,9 +133,13 @@ func TestLogLevelsChangeAtRunTime(t *testing.T) {
 
 // drover runs the command against the server and returns what it printed.
 func (s *spine) drover(args ...string) (string, error) {
-	s.t.Helper()
+	return s.droverWith([]string{"DROVER_ADDR=http://" + s.address}, args...)
+}
+
+// droverWith runs the command with more in its environment and returns what it printed.
+func (s *spine) droverWith(env []string, args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(s.bin, "drover"), args...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "DROVER_TOKEN="+spineToken)
+	cmd.Env = append(append(os.Environ(), "DROVER_TOKEN="+spineToken), env...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -1,7 +1,6 @@
 package testkit
 
 import (
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -44,13 +43,7 @@ func ConsulWithACLs(t testing.TB) *ACLs {
 // Client returns a client with a token.
 func (a *ACLs) Client(token string) *api.Client {
 	a.t.Helper()
-	transport := &http.Transport{}
-	a.t.Cleanup(transport.CloseIdleConnections)
-	client, err := api.NewClient(&api.Config{Address: a.Address, Token: token, HttpClient: &http.Client{Transport: transport}})
-	if err != nil {
-		a.t.Fatalf("make a client of consul at %s: %v", a.Address, err)
-	}
-	return client
+	return consulClient(a.t, a.Address, token)
 }
 
 // Token returns a token that may do what rules allow.

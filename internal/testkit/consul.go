@@ -34,9 +34,15 @@ func Consul(t testing.TB, config ...string) *api.Client {
 // ConsulClient returns a client of the Consul at a host and port. Its connections are closed with the test.
 func ConsulClient(t testing.TB, address string) *api.Client {
 	t.Helper()
+	const none = "" // no token: there are no ACLs, but for ConsulWithACLs
+	return consulClient(t, address, none)
+}
+
+func consulClient(t testing.TB, address, token string) *api.Client {
+	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	client, err := api.NewClient(&api.Config{Address: address, HttpClient: &http.Client{Transport: transport}})
+	client, err := api.NewClient(&api.Config{Address: address, Token: token, HttpClient: &http.Client{Transport: transport}})
 	if err != nil {
 		t.Fatalf("make a client of consul at %s: %v", address, err)
 	}
