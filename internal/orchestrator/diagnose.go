@@ -230,6 +230,11 @@ var endAdvice = map[work.Reason]string{
 	work.ReasonGitAuthFailed:    "The git server refused the credentials in the worker's Nomad variable: renew them, then drover retry.",
 	work.ReasonRateLimited:      "It was told to wait for too long: see to the limits of the model or the forge, then drover retry.",
 	work.ReasonLocked:           "Its paths were held by another attempt for too long: drover locks list says by whose; then drover retry.",
+	work.ReasonNoWork:           "Its agent changed nothing and said nothing: read its output (drover logs), check its command and credentials, then drover retry.",
+	work.ReasonSilent:           "Its agent printed nothing for too long: drover logs shows the last it did; raise the limit of silence where that was honest work, then drover retry.",
+	work.ReasonPushRefused:      "The git server refuses its commits: the attempt's sentence names the rule; change the task or the server's rule, then drover retry.",
+	work.ReasonFenced:           "Its workers lost Consul too often: drover doctor checks the way from the nodes to Consul; then drover retry.",
+	work.ReasonUnreachable:      "Its workers did not reach Consul: drover doctor checks the way from the nodes to Consul; then drover retry.",
 	work.ReasonBudgetExceeded:   "It used up its budget: look at what it did so far, raise the budget, then drover retry.",
 }
 

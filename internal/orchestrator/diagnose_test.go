@@ -331,7 +331,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 		c.wantExplained(s, id, texts...)
 	}
 	for _, reason := range work.Reasons() {
-		if reason == work.ReasonCompleted || reason == work.ReasonCancelled {
+		if reason == work.ReasonCompleted || reason == work.ReasonNoChange || reason == work.ReasonCancelled {
 			continue
 		}
 		id := give(string(reason))

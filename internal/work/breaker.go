@@ -66,12 +66,16 @@ func DefaultBreakerWeights() map[Reason]float64 {
 		ReasonTimeout:       1,
 		ReasonStuck:         1,
 		ReasonMaxIterations: 1,
+		ReasonNoWork:        1,
+		ReasonSilent:        1,
+		ReasonPushRefused:   1,
 	}
 }
 
 // neverCounts are the reasons that no table may have.
 var neverCounts = []Reason{
 	ReasonCompleted, ReasonRateLimited, ReasonLocked, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonKilledByOperator, ReasonCancelled,
+	ReasonNoChange, ReasonFenced, ReasonUnreachable,
 }
 
 // DefaultBreakerPolicy opens at four failures of five, for five minutes at first.

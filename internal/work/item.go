@@ -116,6 +116,17 @@ func (i *Item) OutgrewMB() int {
 	return 0
 }
 
+// endedWith counts the item's ended attempts with a reason.
+func (i *Item) endedWith(reason Reason) int {
+	n := 0
+	for _, a := range i.Attempts {
+		if a.Reason == reason {
+			n++
+		}
+	}
+	return n
+}
+
 // Since returns when the item came into its state.
 func (i *Item) Since() time.Time {
 	if n := len(i.History); n > 0 {

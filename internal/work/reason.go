@@ -23,6 +23,12 @@ const (
 	ReasonLocked           Reason = "locked"             // paths that the item is to have for itself were held by another for too long
 	ReasonBudgetExceeded   Reason = "budget_exceeded"    // tokens, cost or time of the item are used up
 	ReasonCancelled        Reason = "cancelled"          // the item was cancelled
+	ReasonNoChange         Reason = "no_change"          // the agent said that there is nothing to change
+	ReasonNoWork           Reason = "no_work"            // the agent changed nothing and said nothing
+	ReasonSilent           Reason = "silent"             // the agent printed nothing for longer than its limit
+	ReasonPushRefused      Reason = "push_refused"       // the git server refuses the commits themselves
+	ReasonFenced           Reason = "fenced"             // the worker lost its session and could not take the attempt back
+	ReasonUnreachable      Reason = "unreachable"        // no heartbeat came, while Nomad says that the worker runs
 )
 
 // Reasons lists every Reason.
@@ -31,6 +37,7 @@ func Reasons() []Reason {
 		ReasonCompleted, ReasonStuck, ReasonMaxIterations, ReasonAgentError, ReasonOOMKilled, ReasonCrashed,
 		ReasonHeartbeatLost, ReasonTimeout, ReasonKilledByOperator, ReasonNodeLost, ReasonDrained, ReasonPreempted,
 		ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonLocked, ReasonBudgetExceeded, ReasonCancelled,
+		ReasonNoChange, ReasonNoWork, ReasonSilent, ReasonPushRefused, ReasonFenced, ReasonUnreachable,
 	}
 }
 
@@ -39,7 +46,7 @@ func Reasons() []Reason {
 // end, a fresh look is worth more.
 func (r Reason) CutOff() bool {
 	switch r {
-	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost:
+	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost, ReasonSilent, ReasonFenced, ReasonUnreachable:
 		return true
 	}
 	return false
@@ -48,11 +55,11 @@ func (r Reason) CutOff() bool {
 // AttemptState returns the state in which a reason leaves its attempt.
 func (r Reason) AttemptState() AttemptState {
 	switch r {
-	case ReasonCompleted:
+	case ReasonCompleted, ReasonNoChange:
 		return AttemptCompleted
 	case ReasonStuck:
 		return AttemptStuck
-	case ReasonMaxIterations, ReasonAgentError, ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonLocked, ReasonBudgetExceeded:
+	case ReasonMaxIterations, ReasonAgentError, ReasonStartFailed, ReasonGitAuthFailed, ReasonRateLimited, ReasonLocked, ReasonBudgetExceeded, ReasonNoWork, ReasonPushRefused:
 		return AttemptFailed
 	default:
 		return AttemptKilled

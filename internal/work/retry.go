@@ -49,6 +49,12 @@ func DefaultActions() map[Reason]Action {
 		ReasonLocked:           ActWait,
 		ReasonBudgetExceeded:   ActFail,
 		ReasonCancelled:        ActCancel,
+		ReasonNoChange:         ActComplete,
+		ReasonNoWork:           ActRetry, // once: see noWorkRetries
+		ReasonSilent:           ActRetry,
+		ReasonPushRefused:      ActFail,
+		ReasonFenced:           ActRequeue,
+		ReasonUnreachable:      ActRequeue,
 	}
 }
 
@@ -107,7 +113,7 @@ func (o RetryOverride) Validate() error {
 		switch {
 		case !slices.Contains(Reasons(), reason):
 			return fmt.Errorf("unknown reason %q: %w", reason, ErrInvalid)
-		case reason == ReasonCompleted || reason == ReasonCancelled:
+		case reason == ReasonCompleted || reason == ReasonNoChange || reason == ReasonCancelled:
 			return fmt.Errorf("the action of %s is fixed: %w", reason, ErrInvalid)
 		case !slices.Contains(overridable, action):
 			return fmt.Errorf("action %q of %s: use one of %s: %w", action, reason, join(overridable), ErrInvalid)
@@ -188,12 +194,18 @@ func (p RetryPolicy) Next(item Item, end Ending, now time.Time) Decision {
 	return p.again(item, action, end, now)
 }
 
+// noWorkRetries is how often an item is retried whose agent did nothing and said nothing.
+const noWorkRetries = 1
+
 // again decides about an item that may be queued once more.
 func (p RetryPolicy) again(item Item, action Action, end Ending, now time.Time) Decision {
 	d := Decision{State: StateQueued, Counter: action, NotBefore: now, MemoryMB: p.memory(item, end.Reason)}
 	attempt := item.CurrentID()
 	switch action {
 	case ActRetry:
+		if end.Reason == ReasonNoWork && item.endedWith(ReasonNoWork) >= noWorkRetries {
+			return Decision{State: StateFailed, Why: "the agent did nothing twice"}
+		}
 		if item.Retries >= p.MaxRetries {
 			return Decision{State: StateFailed, Why: fmt.Sprintf("all %d retries are used up", p.MaxRetries)}
 		}

@@ -68,6 +68,12 @@ func TestTableOfReasons(t *testing.T) {
 		work.ReasonLocked:           {attempt: work.AttemptFailed, state: work.StateQueued, min: time.Hour, max: time.Hour},
 		work.ReasonBudgetExceeded:   {attempt: work.AttemptFailed, state: work.StateFailed},
 		work.ReasonCancelled:        {attempt: work.AttemptKilled, state: work.StateCancelled},
+		work.ReasonNoChange:         {attempt: work.AttemptCompleted, state: work.StateCompleted},
+		work.ReasonNoWork:           retry(work.AttemptFailed),
+		work.ReasonSilent:           retry(work.AttemptKilled),
+		work.ReasonPushRefused:      {attempt: work.AttemptFailed, state: work.StateFailed},
+		work.ReasonFenced:           requeue,
+		work.ReasonUnreachable:      requeue,
 	}
 	for _, reason := range work.Reasons() {
 		t.Run(string(reason), func(t *testing.T) {
@@ -118,6 +124,13 @@ func TestRetriesWaitOneFiveThirtyMinutesThenFail(t *testing.T) {
 		if waits[i] < base || waits[i] > base*12/10 {
 			t.Errorf("wait %d is %s", i+1, waits[i])
 		}
+	}
+}
+
+func TestNoWorkIsRetriedOnce(t *testing.T) {
+	item, waits := endAgain(t, running(t), work.ReasonNoWork)
+	if item.State != work.StateFailed || len(item.Attempts) != 2 || len(waits) != 1 {
+		t.Errorf("state = %s, attempts = %d, waits = %d, want failed, 2, 1", item.State, len(item.Attempts), len(waits))
 	}
 }
 
