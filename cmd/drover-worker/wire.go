@@ -16,6 +16,9 @@ import (
 	"drover/internal/worker/redact"
 )
 
+// payloadFile is where the job puts the dispatch payload, in the task's directory.
+const payloadFile = "item.json"
+
 // workDirectory is the worker's own, in the task's directory.
 const workDirectory = "work"
 
@@ -54,7 +57,7 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 			"a container that runs as root, with the capabilities setuid, setgid and kill, has users of their own for both")
 	}
 	err = worker.Run(ctx, worker.Options{
-		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
+		Payload: filepath.Join(dir, payloadFile), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
 		AgentDir: env[agentDirVariable], Agent: launcher,
 		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
 		Health: healthAddress(env), Registry: watch.registry, Tracer: watch.traces.Tracer(),
