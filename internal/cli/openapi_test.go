@@ -282,6 +282,12 @@ func everyCall(t *testing.T, c *api.Client, server *running) {
 	may(c.Export(ctx, control.Filter{}, func(item work.Item) error { kept = append(kept, item); return nil }))
 	_, err = c.Import(ctx, kept, true)
 	may(err)
+	var output []work.KeptLogs
+	may(c.ExportLogs(ctx, control.Filter{}, func(logs work.KeptLogs) error { output = append(output, logs); return nil }))
+	_, err = c.ImportLogs(ctx, output)
+	may(err)
+	_, err = c.ImportLogs(ctx, []work.KeptLogs{{Attempt: work.NewAttemptID(work.NewID(time.Now()), 1)}})
+	mayNot(err, work.ErrNotFound)
 	_, err = c.Order(ctx, run.ID, control.Order{Verb: control.Remove, Force: true})
 	may(err)
 	again := submit("run again")
