@@ -93,6 +93,7 @@ type Orchestrator struct {
 	cleaning   map[work.AttemptID]bool    // attempts that are cleaned up after; true once that is to be done again
 	repos      map[string]*repository     // by URL
 	reported   map[string]bool            // children that are not ours, said once
+	outlivedAt map[string]time.Time       // items that are kept on for their references, and since when; by id
 	beats      map[work.AttemptID]beat
 }
 
@@ -151,7 +152,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
-		cleaning: map[work.AttemptID]bool{}, repos: map[string]*repository{}, reported: map[string]bool{},
+		cleaning: map[work.AttemptID]bool{}, repos: map[string]*repository{}, reported: map[string]bool{}, outlivedAt: map[string]time.Time{},
 	}
 	for name, settings := range cfg.Queues {
 		o.lines[name] = newLine(name, &settings)
@@ -173,7 +174,7 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		o.log.Warn("first comparison failed, trying again", "error", err)
 		nudge(o.look)
 	}
-	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop} {
+	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop, o.refsLoop} {
 		group.Go(func() error { return loop(ctx) })
 	}
 	return group.Wait()
@@ -253,6 +254,7 @@ func (o *Orchestrator) remove(item *work.Item) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.entries, item.ID)
+	delete(o.outlivedAt, item.ID)
 	if at, found := o.rank(item.ID); found {
 		o.sorted = slices.Delete(o.sorted, at, at+1)
 	}
@@ -292,7 +294,7 @@ func (o *Orchestrator) place(e *entry) {
 		} else {
 			o.queue.Remove(item.ID)
 		}
-	case item.State.Terminal() && !item.IsPublishing():
+	case item.State.Terminal() && !item.IsAside():
 		delete(o.open, item.ID)
 		o.queue.Remove(item.ID)
 		o.settleDependants(item.ID)
@@ -327,7 +329,7 @@ func entryOf(item *work.Item, repository string) queue.Entry {
 	switch {
 	case item.State == work.StateQueued:
 		e.Attempt++
-	case item.IsPublishing():
+	case item.IsAside():
 		e.Paths = work.PathSet{} // its work is done
 	}
 	if item.Spec.NotBefore.After(e.Since) {
