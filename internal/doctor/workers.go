@@ -19,8 +19,7 @@ const (
 	checkPermissions = "nomad permissions"
 	checkGit         = "git"
 	// maxHosts bounds the hosts of stored items whose repositories are probed.
-	maxHosts     = 5
-	githubDotCom = "github.com"
+	maxHosts = 5
 )
 
 // examineWorkers runs a probe where workers run, and reports what it found there.
@@ -80,15 +79,15 @@ func (e *exam) question(ctx context.Context) work.Probe {
 		APIURL: e.Config.ItemDefaults.PRAPIURL, SecretsPath: e.Config.Worker.SecretsPath,
 	}
 	provider := e.Config.ItemDefaults.PRProvider
-	if provider == work.ProviderGitHub || provider == "" && slices.ContainsFunc(repositories, isGitHub) {
-		ask.Forge = work.ProviderGitHub
+	if provider == work.ProviderGitHub {
+		ask.Forge = provider
+	}
+	for _, repository := range repositories {
+		if root, ok := work.GitHubAPI(repository); ok && provider == "" && ask.Forge == "" {
+			ask.Forge, ask.APIURL = work.ProviderGitHub, cmp.Or(ask.APIURL, root)
+		}
 	}
 	return ask
-}
-
-func isGitHub(repository string) bool {
-	host, _, _ := strings.Cut(work.RepositoryKey(repository), "/")
-	return host == githubDotCom
 }
 
 // known returns a repository of each host that items name, the newest first.

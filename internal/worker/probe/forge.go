@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -73,11 +72,10 @@ func scopes(f work.Finding, name string, header http.Header) work.Finding {
 // pushes checks whether the token's owner may push to the repositories.
 func (p prober) pushes(ctx context.Context, name string) (findings []work.Finding) {
 	for _, repository := range p.Probe.Repositories {
-		u, err := url.Parse(repository)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || p.Probe.APIURL == "" && u.Hostname() != "github.com" {
+		if !p.isOfForge(repository) {
 			continue
 		}
-		path := strings.TrimSuffix(strings.Trim(u.Path, "/"), ".git")
+		_, path, _ := strings.Cut(work.RepositoryKey(repository), "/")
 		var about struct{ Permissions struct{ Push bool } }
 		_, status, err := p.ask(ctx, "/repos/"+path, p.Env[name], &about)
 		f := work.Finding{Check: "github " + path, Status: work.FindingFailure}
@@ -94,6 +92,18 @@ func (p prober) pushes(ctx context.Context, name string) (findings []work.Findin
 		findings = append(findings, f)
 	}
 	return findings
+}
+
+// isOfForge reports whether the API that is asked is the repository's: GitHub's own
+// are known by their hosts, and any other serves what is on no host of GitHub's.
+func (p prober) isOfForge(repository string) bool {
+	if root, known := work.GitHubAPI(repository); known {
+		return root == p.Probe.APIURL
+	}
+	return p.Probe.APIURL != "" && !slices.ContainsFunc(p.Probe.Repositories, func(other string) bool {
+		root, known := work.GitHubAPI(other)
+		return known && root == p.Probe.APIURL
+	})
 }
 
 // ask calls the forge's API. A body is decoded into what is given, of status 200 alone.
