@@ -13,9 +13,9 @@ import (
 )
 
 // away is a Consul that does not answer.
-type away struct{}
+type away struct{ err error }
 
-func (away) HasLeader(context.Context) error                          { return work.ErrUnavailable }
+func (a away) HasLeader(context.Context) error                        { return a.err }
 func (away) ProbeWorker(context.Context, string) []probe.Try          { return nil }
 func same(text string) string                                         { return text }
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -44,7 +44,7 @@ func TestForgeIsAskedAboutItsOwnRepositories(t *testing.T) {
 				return w.Result(), nil
 			})
 			found := probe.Run(t.Context(), probe.Options{
-				Probe: work.Probe{Forge: work.ProviderGitHub, APIURL: c.api, Repositories: repositories}, Consul: away{}, Dir: t.TempDir(),
+				Probe: work.Probe{Forge: work.ProviderGitHub, APIURL: c.api, Repositories: repositories}, Consul: away{work.ErrUnavailable}, Dir: t.TempDir(),
 				Env: map[string]string{"DROVER_FORGE_TOKEN": "the-forge-token"}, Environ: []string{"PATH=/nonexistent"}, Transport: answer, Redact: same,
 			})
 			var asked []string

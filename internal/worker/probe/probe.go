@@ -124,14 +124,14 @@ func adviseConsul(address string, err error) string {
 	other := "or name an address that workers reach: worker.consul_addr in drover's configuration."
 	ip := net.ParseIP(host)
 	switch {
+	case strings.Contains(err.Error(), "no leader"):
+		return "Consul's agent answers but its servers have no leader: see consul operator raft list-peers."
 	case address == "":
 		return "Set worker.consul_addr in drover's configuration: the job gives workers no CONSUL_HTTP_ADDR."
 	case host == "localhost" || ip != nil && ip.IsLoopback():
-		return "The loopback address of a container is its own: remove worker.consul_addr, so that workers use their node's address, " + other
+		return "Set worker.consul_addr in drover's configuration to an address of the node that workers reach, and let Consul's agent listen there (client_addr): a container's loopback is its own. Where it is not set workers use their node's address, which nomad agent -dev takes to be the loopback."
 	case errors.Is(err, syscall.ECONNREFUSED), strings.Contains(err.Error(), "connection refused"):
 		return `Nothing listens at that address. Let Consul's agent on the node listen there and not on the loopback alone: client_addr = "127.0.0.1 {{ GetPrivateIP }}" in its configuration (consul agent -dev -client "127.0.0.1 {{ GetPrivateIP }}"), ` + other
-	case strings.Contains(err.Error(), "no leader"):
-		return "Consul's agent answers but its servers have no leader: see consul operator raft list-peers."
 	}
 	return "Let workers through to Consul's agent on the node (firewall, the container's network, TLS settings in CONSUL_HTTP_SSL and CONSUL_CACERT), " + other
 }
