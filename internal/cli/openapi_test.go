@@ -342,6 +342,8 @@ func everyCall(t *testing.T, c *api.Client, server *running) {
 	may(err)
 	_, err = c.Report(ctx, time.Now().Add(-time.Hour))
 	may(err)
+	_, err = c.Examine(ctx)
+	may(err)
 	_, err = c.LogLevels(ctx)
 	may(err)
 	_, err = c.RevokeToken(ctx, token.ID)
