@@ -303,9 +303,9 @@ func (w *worker) kills() int {
 // stream returns a writer whose lines, free of secrets and bounded, go to line
 // and then, unless they are a flood, to to.
 func (w *worker) stream(to *process.Flood, line func(string)) (out io.Writer, flush func()) {
-	lines := &process.Lines{Line: func(text string) {
+	lines := &process.Lines{Objects: true, Line: func(text string) {
 		line(text)
-		to.Line(text)
+		to.Line(process.Shown(text))
 	}}
 	redacted := w.Redactor.Writer(lines)
 	return redacted, func() {
