@@ -122,27 +122,29 @@ type Worker struct {
 
 // ItemDefaults fill what an item leaves open.
 type ItemDefaults struct {
-	Agent         string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
-	Command       []string `hcl:"command,optional"` // of agents of this kind
-	Prompt        string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
-	LoopMode      string   `hcl:"loop_mode,optional"`
-	DonePhrase    string   `hcl:"done_phrase,optional"`
-	BudgetTokens  int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
-	BudgetCostUSD float64  `hcl:"budget_cost_usd,optional"`
-	BudgetTime    Duration `hcl:"budget_time,optional"` // wall clock
-	MemoryMB      int      `hcl:"memory_mb,optional"`
-	MemoryMaxMB   int      `hcl:"memory_max_mb,optional"`
-	Cores         int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
-	CPUMHz        int      `hcl:"cpu_mhz,optional"`
-	PIDs          int      `hcl:"pids,optional"`
-	MaxIterations int      `hcl:"max_iterations,optional"`
-	Timeout       Duration `hcl:"timeout,optional"`
-	HeartbeatTTL  Duration `hcl:"heartbeat_ttl,optional"`
-	StartTimeout  Duration `hcl:"start_timeout,optional"`
-	QueueTimeout  Duration `hcl:"queue_timeout,optional"`
-	TestTimeout   Duration `hcl:"test_timeout,optional"`
-	PRProvider    string   `hcl:"pr_provider,optional"`
-	PRAPIURL      string   `hcl:"pr_api_url,optional"`
+	Agent          string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
+	Command        []string `hcl:"command,optional"` // of agents of this kind
+	Prompt         string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
+	LoopMode       string   `hcl:"loop_mode,optional"`
+	DonePhrase     string   `hcl:"done_phrase,optional"`
+	BudgetTokens   int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
+	BudgetCostUSD  float64  `hcl:"budget_cost_usd,optional"`
+	BudgetTime     Duration `hcl:"budget_time,optional"` // wall clock
+	MemoryMB       int      `hcl:"memory_mb,optional"`
+	MemoryMaxMB    int      `hcl:"memory_max_mb,optional"`
+	Cores          int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
+	CPUMHz         int      `hcl:"cpu_mhz,optional"`
+	PIDs           int      `hcl:"pids,optional"`
+	MaxIterations  int      `hcl:"max_iterations,optional"`
+	Timeout        Duration `hcl:"timeout,optional"`
+	HeartbeatTTL   Duration `hcl:"heartbeat_ttl,optional"`
+	SilenceTimeout Duration `hcl:"silence_timeout,optional"`
+	IdleTimeout    Duration `hcl:"idle_timeout,optional"`
+	StartTimeout   Duration `hcl:"start_timeout,optional"`
+	QueueTimeout   Duration `hcl:"queue_timeout,optional"`
+	TestTimeout    Duration `hcl:"test_timeout,optional"`
+	PRProvider     string   `hcl:"pr_provider,optional"`
+	PRAPIURL       string   `hcl:"pr_api_url,optional"`
 }
 
 // Retry is what happens to items whose attempt ended.
@@ -265,6 +267,7 @@ func Default() Config {
 		ItemDefaults: ItemDefaults{
 			MemoryMB: d.Resources.MemoryMB, PIDs: d.Resources.PIDs, MaxIterations: d.Limits.MaxIterations,
 			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), StartTimeout: text(d.Limits.StartTimeout),
+			SilenceTimeout: text(d.Limits.SilenceTimeout), IdleTimeout: text(d.Limits.IdleTimeout),
 			QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
 		},
 		Retry: Retry{
@@ -299,6 +302,7 @@ func (c Config) Defaults() work.Defaults {
 		},
 		Limits: work.Limits{
 			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(),
+			SilenceTimeout: d.SilenceTimeout.work(), IdleTimeout: d.IdleTimeout.work(),
 			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
 		},
 		Test: work.Test{Timeout: d.TestTimeout.work()},

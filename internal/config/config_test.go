@@ -80,6 +80,8 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 		  done_phrase     = "DONE"
 		  budget_tokens   = 1000000
 		  budget_cost_usd = 2.5
+		  silence_timeout = "2h"
+		  idle_timeout    = "20m"
 		}
 		retry {
 		  backoff = ["10s", "20s"]
@@ -107,6 +109,7 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 	want.ItemDefaults.Command, want.ItemDefaults.CPUMHz, want.ItemDefaults.Timeout = []string{"agent", "--print"}, 500, "30m"
 	want.ItemDefaults.Agent, want.ItemDefaults.Prompt = "plain", "{{.Task}}"
 	want.ItemDefaults.LoopMode, want.ItemDefaults.DonePhrase = "until", "DONE"
+	want.ItemDefaults.SilenceTimeout, want.ItemDefaults.IdleTimeout = "2h", "20m"
 	want.ItemDefaults.BudgetTokens, want.ItemDefaults.BudgetCostUSD = 1000000, 2.5
 	want.Retry.Backoff, want.Retry.Actions = []config.Duration{"10s", "20s"}, map[string]string{"timeout": "fail"}
 	want.Orchestrator.MaxInFlight = 4

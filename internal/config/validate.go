@@ -169,6 +169,8 @@ func (d ItemDefaults) validate(check *checker) {
 	}
 	check.duration("defaults.timeout", d.Timeout, time.Second)
 	check.duration("defaults.heartbeat_ttl", d.HeartbeatTTL, work.MinHeartbeatTTL.Std())
+	check.duration("defaults.silence_timeout", d.SilenceTimeout, time.Second)
+	check.duration("defaults.idle_timeout", d.IdleTimeout, time.Second)
 	check.duration("defaults.start_timeout", d.StartTimeout, time.Second)
 	check.duration("defaults.queue_timeout", d.QueueTimeout, time.Second)
 	check.duration("defaults.test_timeout", d.TestTimeout, time.Second)

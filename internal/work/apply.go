@@ -227,7 +227,7 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 		i.NotBefore, i.MemoryMB = decision.NotBefore, decision.MemoryMB
 		i.count(decision.Counter)
 	}
-	if decision.State.Terminal() && i.PR.Status == PRPending && decision.State != StateCompleted {
+	if decision.State.Terminal() && i.PR.Status == PRPending && (decision.State != StateCompleted || end.Reason == ReasonNoChange) {
 		i.PR.Status = PRNone
 	}
 	i.Reason = end.Reason
