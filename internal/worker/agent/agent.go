@@ -53,6 +53,7 @@ type Run struct {
 	Stdout     io.Writer
 	Stderr     io.Writer
 	Alive      func()
+	Busy       func()               // see process.Command
 	Grace      func() time.Duration // see process.Command
 }
 
@@ -91,7 +92,7 @@ func (r Run) makeHome(ctx context.Context) error {
 
 // command is what runs as the agent does.
 func (r Run) command(args []string) process.Command {
-	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Grace: r.Grace, Starter: r.Starter}
+	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Busy: r.Busy, Grace: r.Grace, Starter: r.Starter}
 }
 
 // untracked lists what is new in the tree, with size and time of change: neither
