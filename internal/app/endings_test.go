@@ -282,7 +282,7 @@ type stage struct {
 func newStage(t *testing.T, nomad, image string, engine *client.Client) *stage {
 	t.Helper()
 	s := &stage{spine: newSurroundings(t, servers{consul: newConsul(t), nomad: nomad}), engine: engine}
-	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q", "docker", image, "host")
+	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q\n  agent_env = [%q]", "docker", image, "host", "MODEL_*")
 	s.command = demoAgent
 	s.writeConfig()
 	s.consul, s.nomad = testkit.ConsulClient(t, s.spine.consul), s.nomadClient()

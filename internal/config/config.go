@@ -115,8 +115,9 @@ type Worker struct {
 	ConsulAddr  string            `hcl:"consul_addr,optional"`  // Consul agent of a worker; its node's if empty
 	SecretsPath string            `hcl:"secrets_path,optional"` // Nomad variable that becomes the worker's environment
 	Datacenters []string          `hcl:"datacenters,optional"`
-	Env         map[string]string `hcl:"env,optional"`   // never a secret
-	Links       map[string]string `hcl:"links,optional"` // label to URL; Nomad's UI shows them beside a worker
+	Env         map[string]string `hcl:"env,optional"`       // never a secret
+	AgentEnv    []string          `hcl:"agent_env,optional"` // names of the worker's variables that agents may see besides the usual ones; PREFIX_* is all that begin so
+	Links       map[string]string `hcl:"links,optional"`     // label to URL; Nomad's UI shows them beside a worker
 	KillTimeout Duration          `hcl:"kill_timeout,optional"`
 }
 

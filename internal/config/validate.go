@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,6 +134,12 @@ func unspecified(host string) bool {
 	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
+var (
+	variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
+	// workersOwn are the variables that no agent sees, see internal/worker/agent.
+	workersOwn = regexp.MustCompile(`^(DROVER|CONSUL|NOMAD|VAULT)_`)
+)
+
 func (w Worker) validate(check *checker) {
 	check.require("worker.job_id", w.JobID)
 	check.require("worker.secrets_path", w.SecretsPath)
@@ -143,6 +150,14 @@ func (w Worker) validate(check *checker) {
 	}
 	if len(w.Datacenters) == 0 {
 		check.bad("worker.datacenters", "must name one at least, or \"*\" for all")
+	}
+	for _, pattern := range w.AgentEnv {
+		switch {
+		case !variablePattern.MatchString(pattern):
+			check.bad("worker.agent_env", "%q: give the name of a variable, or the beginning of names with a * after it, as in AWS_*", pattern)
+		case workersOwn.MatchString(pattern):
+			check.bad("worker.agent_env", "%q: variables of the worker, Consul, Nomad and Vault are never shown to agents", pattern)
+		}
 	}
 	for _, label := range slices.Sorted(maps.Keys(w.Links)) {
 		if u, err := url.Parse(w.Links[label]); err != nil || u.Scheme == "" || u.Host == "" {
