@@ -35,6 +35,7 @@ type Ref struct {
 type Server struct {
 	url   string
 	token string
+	http  *httptest.Server
 	mu    sync.Mutex
 	pulls []Pull
 	shut  bool
@@ -43,19 +44,41 @@ type Server struct {
 // New starts a forge that takes token, for the length of a test.
 func New(t testing.TB, token string) *Server {
 	t.Helper()
+	s := Start(token)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Start starts a forge that takes token, until Close.
+func Start(token string) *Server {
 	s := &Server{token: token}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /repos/{owner}/{repo}", s.repository)
 	mux.HandleFunc("GET /repos/{owner}/{repo}/pulls", s.list)
 	mux.HandleFunc("POST /repos/{owner}/{repo}/pulls", s.create)
-	server := httptest.NewServer(s.authorized(mux))
-	t.Cleanup(server.Close)
-	s.url = server.URL
+	s.http = httptest.NewServer(s.authorized(mux))
+	s.url = s.http.URL
 	return s
 }
 
+// Close ends the forge.
+func (s *Server) Close() { s.http.Close() }
+
 // URL is the root of the REST API.
 func (s *Server) URL() string { return s.url + "/" }
+
+// PullsOf returns the pull requests that were made in a repository, named owner/name.
+func (s *Server) PullsOf(repository string) []Pull {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []Pull
+	for _, p := range s.pulls {
+		if p.repo == repository {
+			found = append(found, p)
+		}
+	}
+	return found
+}
 
 // Pulls returns every pull request that was made.
 func (s *Server) Pulls() []Pull {
