@@ -168,6 +168,11 @@ func endings() []ending {
 			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
 		},
 		{
+			name: "silent", first: long, spec: work.Spec{Limits: work.Limits{IdleTimeout: work.Duration(6 * time.Second)}},
+			reason: work.ReasonSilent, says: "used no CPU time for 6s", attempt: work.AttemptKilled, exit: 143, signal: int(syscall.SIGTERM),
+			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
+		},
+		{
 			name: "timeout", first: long, spec: work.Spec{Limits: work.Limits{Timeout: work.Duration(10 * time.Second)}},
 			reason: work.ReasonTimeout, says: "after 10s", attempt: work.AttemptKilled, exit: 143, signal: int(syscall.SIGTERM),
 			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
