@@ -17,7 +17,7 @@ const (
 	kindTurns        = "limit of turns"
 	kindLingers      = "agent that hangs after its last word"
 	kindSilence      = "silent agent"
-	kindRenamed      = "conversation that the agent renames"
+	kindTwoNames     = "conversation that the agent renames"
 	kindModelLimit   = "limit of a model, in words"
 	kindNoReset      = "limit without a stated reset"
 	kindHopeless     = "limit at which waiting does not help"
@@ -222,9 +222,9 @@ func renamedRows() []row {
 	codexRight := right
 	codexRight.Tokens = work.Tokens{In: 7, Out: 5}
 	return []row{
-		{ID: "A15", Kind: kindRenamed, Right: right, Agent: agent{Kind: claude, Script: script(claudeNames, claudeKeeps, ":") + fmt.Sprintf(resumed, "disk-1") + saysDone}},
-		own(row{ID: "A15 codex", Kind: kindRenamed, Right: codexRight, Agent: agent{Kind: codexCLI, Script: script(codexNames, codexKeeps, ":") + fmt.Sprintf(resumed, "disk-1") + turnDone}}),
-		own(row{ID: "A15 kept", Kind: kindRenamed, Right: right, Agent: agent{Kind: claude, Script: script(claudeNames, claudeKeeps, "keep tag-2") + fmt.Sprintf(resumed, "tag-2") + saysDone}}),
+		{ID: "A15", Kind: kindTwoNames, Right: right, Agent: agent{Kind: claude, Script: script(claudeNames, claudeKeeps, ":") + fmt.Sprintf(resumed, "disk-1") + saysDone}},
+		own(row{ID: "A15 codex", Kind: kindTwoNames, Right: codexRight, Agent: agent{Kind: codexCLI, Script: script(codexNames, codexKeeps, ":") + fmt.Sprintf(resumed, "disk-1") + turnDone}}),
+		own(row{ID: "A15 kept", Kind: kindTwoNames, Right: right, Agent: agent{Kind: claude, Script: script(claudeNames, claudeKeeps, "keep tag-2") + fmt.Sprintf(resumed, "tag-2") + saysDone}}),
 	}
 }
 

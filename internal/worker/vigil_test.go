@@ -14,7 +14,7 @@ import (
 
 // watch keeps a vigil over an agent that does something every second, for so long
 // as a limit allows, and returns what it was stopped for, and when.
-func watch(t *testing.T, limits work.Limits, does func(second int, v *vigil)) (stopped error, after time.Duration) {
+func watch(t *testing.T, limits work.Limits, does func(second int, v *vigil)) (after time.Duration, stopped error) {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
@@ -32,7 +32,7 @@ func watch(t *testing.T, limits work.Limits, does func(second int, v *vigil)) (s
 	v.keep(ctx, limits.SilenceTimeout.Std(), limits.IdleTimeout.Std(), func(err error) { cancel(err); stopped = err })
 	after = time.Since(began)
 	agent.Wait()
-	return stopped, after
+	return after, stopped
 }
 
 func prints(v *vigil) { _, _ = io.WriteString(v.watched(io.Discard), "x") }
@@ -52,7 +52,7 @@ func TestSilenceAndIdlenessHaveLimitsOfTheirOwn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				err, after := watch(t, work.NewDefaults().Limits, c.does)
+				after, err := watch(t, work.NewDefaults().Limits, c.does)
 				if !errors.Is(err, c.want) || (after-c.after).Abs() > time.Second {
 					t.Errorf("stopped for %v after %s, want %v after %s", err, after, c.want, c.after)
 				}
