@@ -147,7 +147,7 @@ func (w *worker) test(ctx context.Context) work.TestOutcome {
 	w.journal.phase(work.PhaseTesting)
 	ctx, ended := w.span(ctx, "tests")
 	defer ended(nil)
-	stdout, flush := w.stream(w.stdout, func(string) {})
+	stdout, flush := w.stream(w.stdout, nil)
 	defer flush()
 	outcome := testrun.Run(ctx, testrun.Options{
 		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,

@@ -220,7 +220,7 @@ func (d *development) run(ctx context.Context, iteration int) (o outcome) {
 			}
 		}
 	})
-	stderr, flushErrors := d.stream(d.stderr, func(string) {})
+	stderr, flushErrors := d.stream(d.stderr, nil)
 	run := d.runOf(ctx, prompt, iteration)
 	run.Stdout, run.Stderr, run.Busy = vigil.watched(stdout), vigil.watched(stderr), func() { vigil.busy.Store(true) }
 	o.conversation = run.Options.Conversation

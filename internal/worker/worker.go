@@ -302,11 +302,13 @@ func (w *worker) kills() int {
 	return usage.OOMKills
 }
 
-// stream returns a writer whose lines, free of secrets and bounded, go to line
-// and then, unless they are a flood, to to.
+// stream returns a writer whose lines, free of secrets and bounded, go to line,
+// where it is not nil, and then, unless they are a flood, to to.
 func (w *worker) stream(to *process.Flood, line func(string)) (out io.Writer, flush func()) {
-	lines := &process.Lines{Objects: true, Line: func(text string) {
-		line(text)
+	lines := &process.Lines{Objects: line != nil, Line: func(text string) {
+		if line != nil {
+			line(text)
+		}
 		to.Line(process.Shown(text))
 	}}
 	redacted := w.Redactor.Writer(lines)

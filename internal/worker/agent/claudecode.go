@@ -181,9 +181,13 @@ func (r *claudeReader) assistant(l claudeLine) []Event {
 	return append(events, Event{Type: EventTokens, Tokens: r.used})
 }
 
+// maxJoined bounds the words of a message to which those of its next block are
+// added: only its last lines matter.
+const maxJoined = 1 << 20
+
 // says puts the words of one message together.
 func (r *claudeReader) says(id, words string) Event {
-	if id != "" && id == r.spoke {
+	if id != "" && id == r.spoke && len(r.words) < maxJoined {
 		words = r.words + "\n" + words
 	}
 	r.spoke, r.words = id, words
