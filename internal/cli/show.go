@@ -153,6 +153,9 @@ func tests(item work.Item) string {
 	if t.Run > 0 {
 		text += fmt.Sprintf(", %d run, %d passed, %d failed", t.Run, t.Passed, t.Failed)
 	}
+	if t.Flaky > 0 {
+		text += fmt.Sprintf(", %d flaky", t.Flaky)
+	}
 	if t.Detail != "" {
 		const width = 200
 		text += ": " + short(t.Detail, width)
