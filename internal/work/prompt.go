@@ -28,9 +28,15 @@ The end of its output was:
 {{.LastLog}}
 {{- end}}
 {{- end}}
+{{- if .Tree}}
+
+{{.Tree}}
+{{- end}}
+
+Commit your work on the branch that is checked out.
 {{- if .SayDone}}
 
-Commit your work. You may be asked again to go on. Once the whole task is done, and only then, end your
+You may be asked again to go on. Once the whole task is done, and only then, end your
 last message with a line that holds nothing but {{.SayDone}}
 {{- end}}
 `
@@ -49,6 +55,7 @@ type PromptData struct {
 	LastReason    Reason // why the attempt before ended, empty in the first
 	LastDetail    string
 	LastLog       string // the end of its output, where it is kept
+	Tree          string // what is wrong with the tree, empty if nothing is
 	// SayDone is the line with which the agent is to say that it is done, empty
 	// where it says so by its exit status or by an event.
 	SayDone string
@@ -61,7 +68,7 @@ func (e Envelope) Prompt(iteration int) (string, error) {
 	data := PromptData{
 		Item: e.Item, Task: s.Task, Repository: s.Repository, Base: s.Base, Branch: e.Branch, Labels: s.Labels,
 		Attempt: e.Attempt.Number(), Iteration: iteration, MaxIterations: s.Limits.MaxIterations,
-		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog,
+		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog, Tree: r.Tree,
 	}
 	if s.Loop.Mode == LoopUntil && s.Agent != AgentPlain {
 		data.SayDone = s.Loop.DonePhrase
@@ -77,7 +84,7 @@ func CheckPrompt(s Spec) error {
 	}
 	first := PromptData{Task: s.Task, Labels: s.Labels, Attempt: 1, Iteration: 1}
 	later := first
-	later.Attempt, later.LastReason, later.LastDetail, later.LastLog, later.SayDone = 2, ReasonCrashed, "x", "x", "x"
+	later.Attempt, later.LastReason, later.LastDetail, later.LastLog, later.SayDone, later.Tree = 2, ReasonCrashed, "x", "x", "x", "x"
 	_, err := renderPrompt(s.Prompt, first)
 	if err == nil {
 		_, err = renderPrompt(s.Prompt, later)

@@ -187,9 +187,10 @@ type worker struct {
 	journal  *journal
 	heart    *heart
 	metrics  *metrics
-	repo     *gitrepo.Repo // nil until it is open
-	pushing  sync.Mutex    // guards repo
-	locked   atomic.Bool   // paths may be held
+	repo     *gitrepo.Repo    // nil until it is open
+	pushing  sync.Mutex       // guards repo
+	harvest  *gitrepo.Harvest // what the agent has left; nil until it has ended
+	locked   atomic.Bool      // paths may be held
 
 	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
 
@@ -289,6 +290,7 @@ func (w *worker) open(ctx context.Context) (err error) {
 	})
 	if err == nil {
 		w.repo = repo
+		w.envelope.Resume.Tree = strings.Join(repo.Notes(), "\n")
 	}
 	return err
 }

@@ -61,7 +61,7 @@ func TestCredentialsThatMayOnlyReadAreRefusedBeforeTheWork(t *testing.T) {
 		}
 	})
 	_, err := openAt(t, repoURL)
-	if !errors.Is(err, gitrepo.ErrAuth) || !strings.Contains(err.Error(), "may the worker push") || !strings.Contains(err.Error(), "DROVER_GIT_TOKEN") {
+	if !errors.Is(err, gitrepo.ErrAuth) || !strings.Contains(err.Error(), "check push access") || !strings.Contains(err.Error(), "DROVER_GIT_TOKEN") {
 		t.Errorf("opened with %v", err)
 	}
 }

@@ -36,7 +36,7 @@ func (r Request) gitHub(ctx context.Context, title, body string) (work.PullReque
 	if err != nil {
 		return work.PullRequest{}, err
 	}
-	f.title, f.body, f.draft = title, body, r.Spec.PR.IsDraft(r.Test.Status)
+	f.title, f.body, f.draft = title, body, r.Spec.PR.IsDraft(r.Test.Status, r.Tree.Incomplete())
 	pr, err := f.findOrCreate(ctx)
 	if err != nil {
 		return work.PullRequest{}, fmt.Errorf("pull request for %s in %s/%s: %w", r.Branch, f.owner, f.name, err)
