@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -12,10 +13,10 @@ import (
 const (
 	// declineTries is how often a push is tried that a hook of the server declines.
 	declineTries = 5
-	// remotePatience is how long a git server may be away at the end of an attempt.
-	remotePatience = 10 * time.Minute
-	pushBackoff    = time.Second // doubled after each try
-	maxPushBackoff = 8 * time.Second
+	// DefaultRemotePatience is how long a git server may be away at the end of an attempt.
+	DefaultRemotePatience = 10 * time.Minute
+	pushBackoff           = time.Second // doubled after each try
+	maxPushBackoff        = 8 * time.Second
 )
 
 // pushCommits pushes every commit as it is made, until the agent has ended. A
@@ -62,7 +63,7 @@ func isFinal(err error) bool {
 // no answer, because work that is paid for is at stake, and a few times where it declines.
 func (w *worker) persistently(ctx context.Context, call func() error) error {
 	backoff, declined := pushBackoff, 0
-	for deadline := time.Now().Add(remotePatience); ; {
+	for deadline := time.Now().Add(cmp.Or(w.RemotePatience, DefaultRemotePatience)); ; {
 		err := call()
 		if errors.Is(err, gitrepo.ErrDeclined) {
 			declined++

@@ -73,6 +73,8 @@ type Options struct {
 	Health     string               // address that /health and /metrics are served on; nowhere if empty
 	Registry   *prometheus.Registry // takes the worker's metrics; none if nil
 	Tracer     trace.Tracer         // takes its spans; none if nil
+	// RemotePatience is how long the git server may be away at the attempt's end; DefaultRemotePatience if 0.
+	RemotePatience time.Duration
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }
