@@ -140,7 +140,7 @@ export GIT_INDEX_FILE="$gd/drover-index" GIT_LITERAL_PATHSPECS=1
 head=$(git rev-parse -q --verify HEAD)
 [ -z "$head" ] || git read-tree "$head" || exit 1
 for entry; do git update-index --force-remove -- "$entry" || exit 1; done
-git add -A -f --ignore-errors --pathspec-from-file=- --pathspec-file-nul || partial=1
+xargs -0 -r git add -A -f --ignore-errors -- || partial=1 # without a path, git would add everything
 tree=$(git write-tree) || exit 1
 set --
 if [ -n "$head" ]; then

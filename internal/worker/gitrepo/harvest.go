@@ -320,36 +320,40 @@ func (r *Repo) Deliver(ctx context.Context, h *Harvest) (string, error) {
 }
 
 func (r *Repo) deliver(ctx context.Context, h *Harvest, s step) error {
-	made, from := s.tip, r.own
 	switch s.how {
-	case forward:
 	case beside:
-		var err error
-		made, err = r.rebase(ctx, s.tip, r.as, r.own)
+		made, err := r.rebase(ctx, s.tip, r.as, r.own)
 		switch {
 		case errors.Is(err, ErrMoved) && s.left != "":
 			h.Tree.Leave(s.left)
 			return nil
 		case errors.Is(err, ErrMoved):
-			return r.deliver(ctx, h, step{tip: s.tip, how: over})
+			return r.deliverOver(ctx, h, s.tip, "the agent's commits began elsewhere and conflict with the branch: their files were committed on top of it")
 		case err != nil:
 			return err
 		}
 		h.Tree.Note("the agent's commits began elsewhere and were rebased onto the branch")
-		from = r.as
+		_, err = r.pushRebased(ctx, s.tip, made, r.as)
+		return err
 	case over:
-		var err error
-		if made, err = r.commitOver(ctx, s.tip); err != nil {
-			return err
-		}
-		if made == r.as { // the same files
-			r.own = s.tip
-			return nil
-		}
-		h.Tree.Note("the agent rewrote what was pushed: its files were committed on top of that")
-		from = r.as
+		return r.deliverOver(ctx, h, s.tip, "the agent rewrote what was pushed: its files were committed on top of that")
 	}
-	_, err := r.pushRebased(ctx, s.tip, made, from)
+	_, err := r.pushRebased(ctx, s.tip, s.tip, r.own)
+	return err
+}
+
+// deliverOver pushes the files of a commit as one on top of the remote branch, and says why.
+func (r *Repo) deliverOver(ctx context.Context, h *Harvest, tip, why string) error {
+	made, err := r.commitOver(ctx, tip)
+	if err != nil {
+		return err
+	}
+	if made == r.as { // the same files
+		r.own = tip
+		return nil
+	}
+	h.Tree.Note(why)
+	_, err = r.pushRebased(ctx, tip, made, r.as)
 	return err
 }
 
