@@ -86,6 +86,7 @@ func noRepositoryRows() []row {
 		row{ID: "G1-files", Agent: script("commit one; pushed; echo x >w; rm -rf .git"), Spec: onceOnly(), Right: broken([]string{"one", subjectLeft}, files{"work.txt": "one\n", "w": "x\n"})},
 		row{ID: "G1-new", Agent: script("commit one; pushed; rm -rf .git; git init -q; echo x >w; git add -A; git commit -qm anew"),
 			Right: done([]string{"one", "anew"}, files{"work.txt": "one\n", "w": "x\n"}, "the agent rewrote what was pushed")},
+		row{ID: "G1-tree", Agent: script(`commit one; pushed; rm -rf "$PWD"`), Spec: onceOnly(), Right: broken([]string{"one"}, files{"work.txt": "one\n"})},
 		row{ID: "G1-again", Agent: second("commit one; pushed; rm -rf .git; exit 0", "commit two"),
 			Right: retried(done([]string{"one", "two"}, files{"work.txt": "one\ntwo\n"}, ""))},
 	)...)
@@ -250,6 +251,7 @@ func refusedRows() []row {
 		row{ID: "G11-whole", Agent: one, PreReceive: input("git/11-push-protection.pre-receive"), Right: refused("https://github.com/o/r/security/secret-scanning/unblock-secret/abc")},
 		row{ID: "G11-gitlab", Agent: one, PreReceive: hook("GitLab: Commit message does not follow the pattern '^JIRA-'"), Right: refused("does not follow the pattern '^JIRA-'")},
 		row{ID: "G11-gitea", Agent: one, PreReceive: hook("", "Gitea: Not allowed to push to protected branch drover/x"), Right: refused("Gitea: Not allowed to push to protected branch")},
+		row{ID: "G11-stopped", Agent: script("commit one; sleep 300"), PreReceive: hook("error: GH006: Protected branch update failed for refs/heads/drover/x."), Right: refused("the agent was stopped: git push: push refused")},
 		row{ID: "G11-hook", Agent: one, PreReceive: hook("the moon is full"), Right: refused("the moon is full")},
 		row{ID: "G11-passes", Agent: one, PreReceive: "#!/bin/sh\nn=$(cat count 2>/dev/null || echo 0)\n[ $n -lt 2 ] || exit 0\necho $((n+1)) >count\necho 'Internal Server Error' >&2\nexit 1\n",
 			Right: done([]string{"one"}, files{"work.txt": "one\n"}, "")},

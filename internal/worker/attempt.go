@@ -169,7 +169,14 @@ func (w *worker) abandon(hold context.Context) {
 	}
 	pushing, cancel := context.WithTimeout(hold, stopPush)
 	defer cancel()
-	if _, err := w.deliverAll(pushing); err != nil {
+	err := w.persistently(pushing, func() error { // first what takes no look at the whole tree
+		_, err := w.push(pushing)
+		return err
+	})
+	if err == nil || errors.Is(err, gitrepo.ErrMoved) {
+		_, err = w.deliverAll(pushing)
+	}
+	if err != nil {
 		w.log.Error("last push", "error", err)
 	}
 	w.saveState(pushing)
@@ -197,6 +204,10 @@ func (w *worker) deliver(hold context.Context, end *ending) (commit string, err 
 		switch {
 		case errors.Is(err, gitrepo.ErrAuth):
 			reason = work.ReasonGitAuthFailed
+		case errors.Is(err, gitrepo.ErrTree):
+			reason = work.ReasonAgentError
+		case errors.Is(err, gitrepo.ErrBranch) && end.reason == work.ReasonPushRefused:
+			return commit, nil // it says so
 		case errors.Is(err, gitrepo.ErrRefused), errors.Is(err, gitrepo.ErrDeclined):
 			reason = work.ReasonPushRefused
 		}
@@ -228,15 +239,16 @@ func (w *worker) harvestFault() string {
 
 // deliverAll commits and pushes what is in the agent's tree.
 func (w *worker) deliverAll(ctx context.Context) (commit string, err error) {
-	push := w.repo.Push
+	push := func(ctx context.Context) (string, error) { return w.repo.Deliver(ctx, w.harvest) }
 	if w.harvest == nil {
 		w.harvest, err = w.gather(ctx)
 	}
 	if err != nil {
-		w.log.Warn("the agent's tree could not be looked at: pushing its branch alone", "error", err)
+		w.log.Warn("the agent's tree could not be looked at", "error", err)
 		w.harvest.Tree.Note("the tree could not be looked at: " + err.Error())
-	} else {
-		push = func(ctx context.Context) (string, error) { return w.repo.Deliver(ctx, w.harvest) }
+		if w.harvest.Fault == "" {
+			push = w.repo.Push
+		}
 	}
 	err = w.persistently(ctx, func() (err error) {
 		commit, err = w.pushBy(ctx, push)

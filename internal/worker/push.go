@@ -20,8 +20,9 @@ const (
 )
 
 // pushCommits pushes every commit as it is made, until the agent has ended. A
-// push that is under way then is finished, unless ctx ends.
-func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
+// push that is under way then is finished, unless ctx ends. refused is called when the
+// server refuses the branch itself; refused commits end nothing, the agent may rewrite them.
+func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}, refused func(error)) {
 	pushed, backoff := "", pushBackoff // the agent may have committed before the first look
 	saved := time.Now()
 	next := time.NewTimer(pushCheck)
@@ -45,6 +46,9 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 			if err != nil && ctx.Err() == nil {
 				w.log.Warn("commit not pushed", "error", err)
 			}
+			if errors.Is(err, gitrepo.ErrBranch) {
+				refused(err)
+			}
 			if err == nil && time.Since(saved) > stateInterval {
 				w.saveState(ctx)
 				saved = time.Now()
@@ -56,7 +60,7 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 
 // isFinal reports whether the remote's answer stays the same however often it is asked.
 func isFinal(err error) bool {
-	return errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, gitrepo.ErrAuth) || errors.Is(err, gitrepo.ErrRefused)
+	return errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, gitrepo.ErrAuth) || errors.Is(err, gitrepo.ErrRefused) || errors.Is(err, gitrepo.ErrTree)
 }
 
 // persistently calls the remote again where that may help: for long where it gives

@@ -103,8 +103,4 @@ func (r *Repo) tell(ctx context.Context, what string, c process.Command, stdout 
 	return nil
 }
 
-// isTreeError reports whether it is the agent's tree that is at fault.
-func isTreeError(err error) bool {
-	var fault *treeError
-	return errors.As(err, &fault)
-}
+func (e *treeError) Is(target error) bool { return target == ErrTree }

@@ -26,6 +26,10 @@ var (
 	ErrRefused = errors.New("push refused")
 	// ErrDeclined says that a hook of the server refused the push for a cause of its own, which may pass.
 	ErrDeclined = errors.New("push declined")
+	// ErrTree says that the agent has made its tree something that git can't work with.
+	ErrTree = errors.New("the agent's tree is no repository")
+	// ErrBranch says, with ErrRefused, that the server refuses the branch, whatever is pushed to it.
+	ErrBranch = errors.New("branch refused")
 	// ErrEmbedded says that a commit has a repository inside the tree, as a bare link to a commit that nobody can fetch.
 	ErrEmbedded = errors.New("a repository inside the tree was committed as a link")
 	// ErrUnsupported says that the repository needs more than git.

@@ -54,7 +54,7 @@ func (r *Repo) Harvest(ctx context.Context, uncommitted string) (*Harvest, error
 	defer cancel()
 	h := &Harvest{}
 	f, err := r.scan(ctx, "")
-	if isTreeError(err) {
+	if errors.Is(err, ErrTree) {
 		h.Fault = "the agent removed or broke its repository (.git): " + err.Error()
 		at := r.own
 		if tip, tipErr := r.Tip(ctx); tipErr == nil && tip != r.own { // no tree, but commits
@@ -253,7 +253,7 @@ func (c *choice) reflog(ctx context.Context) error {
 	c.leftBy = map[string]string{}
 	out, err := c.r.script(ctx, "git log", `git rev-parse -q --verify HEAD >/dev/null || exit 0
 git log -g --max-count=`+maxReflog+` --format='%H %gs' HEAD`, "")
-	if err != nil && !isTreeError(err) {
+	if err != nil && !errors.Is(err, ErrTree) {
 		return err
 	}
 	next := ""

@@ -13,13 +13,17 @@ import (
 // gitea and forgejo: routers/private/hook_pre_receive.go; bitbucket.org and Azure
 // DevOps: branch restrictions, TF402455, VS403654; git: builtin/receive-pack.c.
 var refusedForGood = []string{
-	"gh001:", "gh003:", "gh006:", "gh007:", "gh008:", "gh009:", "gh013:", "refusing to allow", "protected branch", "push declined due to",
-	"push blocked", "secrets detected", "is protected from", "protected file", "archived so it is read-only",
-	"permission denied to update branch", "branch restrictions", "tf402455", "tf401027", "vs403654", "tf402462", "prohibited by gerrit",
+	"gh001:", "gh003:", "gh007:", "gh008:", "gh009:", "gh013:", "refusing to allow", "push declined due to",
+	"push blocked", "secrets detected", "is protected from", "protected file", "vs403654", "tf402462", "prohibited by gerrit",
 	"must be signed", "is not signed", "not signed", "unsigned", "unverified commit", "verified signature", "verified user",
 	"size limit", "too large", "exceeds the maximum", "exceeds maximum allowed size", "maximum file size", "quota exceeded", "exceeded its",
-	"exists; cannot create", "deny updating a hidden ref", "branch is currently checked out", "shallow update not allowed",
 	"does not follow the pattern", "is not allowed to", "not permitted", "you are not allowed", "not a member of team",
+}
+
+// refusedBranch are those that no other commits would mend.
+var refusedBranch = []string{
+	"gh006:", "protected branch", "archived so it is read-only", "permission denied to update branch", "branch restrictions", "tf402455", "tf401027",
+	"exists; cannot create", "deny updating a hidden ref", "branch is currently checked out", "shallow update not allowed",
 }
 
 // notNow is what they say when they refuse a push that may pass later, in lower case.
@@ -46,9 +50,11 @@ func (r *Repo) refusal(what, stderr string) error {
 	case tooLarge:
 		return fmt.Errorf("%s: %w: the server takes no push of this size (HTTP 413): %s", what, ErrRefused, text)
 	case strings.Contains(lower, "archived so it is read-only"):
-		return fmt.Errorf("%s: %w: %s", what, ErrRefused, text)
+		return fmt.Errorf("%s: %w: %w: %s", what, ErrRefused, ErrBranch, text)
 	case !strings.Contains(lower, "[remote rejected]"):
 		return nil
+	case contains(refusedBranch):
+		return fmt.Errorf("%s: %w: %w: %s%s", what, ErrRefused, ErrBranch, text, advice(lower))
 	case contains(refusedForGood):
 		return fmt.Errorf("%s: %w: %s%s", what, ErrRefused, text, advice(lower))
 	case contains(notNow):

@@ -163,23 +163,6 @@ func (f *found) tips() []string {
 	return tips
 }
 
-// contains reports whether the new commit tip has the new commit sha in its history, or is it.
-func (f *found) contains(tip, sha string) bool {
-	seen, next := map[string]bool{}, []string{tip}
-	for len(next) > 0 {
-		at := next[len(next)-1]
-		next = next[:len(next)-1]
-		if at == sha {
-			return true
-		}
-		if !seen[at] {
-			seen[at] = true
-			next = append(next, f.commits[at].parents...)
-		}
-	}
-	return false
-}
-
 // own counts the new commits that tip has and none of the others has.
 func (f *found) own(tip string, others ...string) (n int) {
 	theirs := map[string]bool{}
