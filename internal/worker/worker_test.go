@@ -33,7 +33,7 @@ func TestEachCommitIsPushedAsItIsMade(t *testing.T) {
 		echo '{"type":"iteration","n":2}'
 		echo '{"type":"tool","name":"Edit","detail":"work.txt"}'
 		echo '{"type":"tokens","in":1200,"out":300}'`)
-	b.envelope.Spec.Test.Command = "test -s work.txt && echo 'ok 1 - there' && echo 'not ok 2 - later # TODO'"
+	b.envelope.Spec.Test.Command = "test -s work.txt && echo 1..2 && echo 'ok 1 - there' && echo 'not ok 2 - later # TODO'"
 	wait := b.start(t.Context())
 	b.eventuallyPushed(1)
 	b.wantLog("one")
