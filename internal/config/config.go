@@ -130,6 +130,7 @@ type ItemDefaults struct {
 	Prompt         string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
 	LoopMode       string   `hcl:"loop_mode,optional"`
 	DonePhrase     string   `hcl:"done_phrase,optional"`
+	Uncommitted    string   `hcl:"uncommitted,optional"`   // what becomes of work that an agent does not commit; work.UncommittedCommit if empty
 	BudgetTokens   int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
 	BudgetCostUSD  float64  `hcl:"budget_cost_usd,optional"`
 	BudgetTime     Duration `hcl:"budget_time,optional"` // wall clock
@@ -312,8 +313,9 @@ func (c Config) Defaults() work.Defaults {
 			SilenceTimeout: d.SilenceTimeout.work(), IdleTimeout: d.IdleTimeout.work(),
 			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
 		},
-		Test: work.Test{Timeout: d.TestTimeout.work()},
-		PR:   work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
+		Uncommitted: d.Uncommitted,
+		Test:        work.Test{Timeout: d.TestTimeout.work()},
+		PR:          work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
 	}
 	if c.Worker.Driver == DriverDocker {
 		defaults.Image = c.Worker.Image

@@ -191,6 +191,7 @@ func (d ItemDefaults) validate(check *checker) {
 	check.duration("defaults.test_timeout", d.TestTimeout, time.Second)
 	check.oneOf("defaults.agent", d.Agent, append(work.Agents(), "")...)
 	check.oneOf("defaults.loop_mode", d.LoopMode, "", work.LoopOnce, work.LoopUntil)
+	check.oneOf("defaults.uncommitted", d.Uncommitted, "", work.UncommittedCommit, work.UncommittedFail, work.UncommittedIgnore)
 	if strings.Contains(d.DonePhrase, "\n") {
 		check.bad("defaults.done_phrase", "must be one line")
 	}

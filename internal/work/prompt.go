@@ -29,15 +29,19 @@ The end of its output was:
 {{.LastLog}}
 {{- end}}
 {{- end}}
-{{- if .SayNoChange}}
+{{- if .Tree}}
 
-Commit your work. If nothing needs to be changed, commit nothing, say why, and end your last message with a line
-that holds nothing but {{.SayNoChange}}
+{{.Tree}}
+{{- end}}
+
+Commit your work on the branch that is checked out.
+{{- if .SayNoChange}} If nothing needs to be changed, commit nothing, say why, and
+end your last message with a line that holds nothing but {{.SayNoChange}}
 {{- end}}
 {{- if .SayDone}}
 
-You may be asked again to go on. Once the whole task is done, and only then, end your last message with a line
-that holds nothing but {{.SayDone}}
+You may be asked again to go on. Once the whole task is done, and only then, end your
+last message with a line that holds nothing but {{.SayDone}}
 {{- end}}
 `
 
@@ -55,6 +59,7 @@ type PromptData struct {
 	LastReason    Reason // why the attempt before ended, empty in the first
 	LastDetail    string
 	LastLog       string // the end of its output, where it is kept
+	Tree          string // what is wrong with the tree, empty if nothing is
 	// SayDone is the line with which the agent is to say that it is done, empty
 	// where it says so by its exit status or by an event.
 	SayDone string
@@ -70,7 +75,7 @@ func (e Envelope) Prompt(iteration int) (string, error) {
 	data := PromptData{
 		Item: e.Item, Task: s.Task, Repository: s.Repository, Base: s.Base, Branch: e.Branch, Labels: s.Labels,
 		Attempt: e.Attempt.Number(), Iteration: iteration, MaxIterations: s.Limits.MaxIterations,
-		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog,
+		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog, Tree: r.Tree,
 	}
 	if s.Agent != AgentPlain {
 		data.SayNoChange = NoChangePhrase
@@ -90,7 +95,7 @@ func CheckPrompt(s Spec) error {
 	first := PromptData{Task: s.Task, Labels: s.Labels, Attempt: 1, Iteration: 1}
 	later := first
 	later.Attempt, later.LastReason, later.LastDetail, later.LastLog, later.SayDone = 2, ReasonCrashed, "x", "x", "x"
-	later.SayNoChange = "x"
+	later.SayNoChange, later.Tree = "x", "x"
 	_, err := renderPrompt(s.Prompt, first)
 	if err == nil {
 		_, err = renderPrompt(s.Prompt, later)

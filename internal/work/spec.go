@@ -89,6 +89,7 @@ type Spec struct {
 	Budget       Budget            `json:"budget,omitzero"`         // what the item may use, over all attempts
 	Resources    Resources         `json:"resources,omitzero"`      // hard limits of the container
 	Limits       Limits            `json:"limits,omitzero"`         // time and iterations
+	Uncommitted  string            `json:"uncommitted,omitempty"`   // what becomes of work the agent does not commit; UncommittedCommit if empty
 	Test         Test              `json:"test,omitzero"`           // how to test the agent's work
 	PR           PR                `json:"pull_request,omitzero"`   // what becomes of the branch
 	Retry        *RetryOverride    `json:"retry,omitempty"`         // rows of the retry table this item changes
@@ -234,6 +235,11 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	if mode := s.Loop.Mode; mode != "" && mode != LoopOnce && mode != LoopUntil {
 		bad("loop.mode %q: use %s or %s", mode, LoopOnce, LoopUntil)
 	}
+	switch s.Uncommitted {
+	case "", UncommittedCommit, UncommittedFail, UncommittedIgnore:
+	default:
+		bad("uncommitted %q: use %s, %s or %s", s.Uncommitted, UncommittedCommit, UncommittedFail, UncommittedIgnore)
+	}
 	if strings.Contains(s.Loop.DonePhrase, "\n") {
 		bad("loop.done_phrase is to be one line")
 	}
@@ -347,8 +353,10 @@ type Defaults struct {
 	Budget    Budget
 	Resources Resources
 	Limits    Limits
-	Test      Test
-	PR        PR
+	// Uncommitted is what becomes of work the agent does not commit.
+	Uncommitted string
+	Test        Test
+	PR          PR
 }
 
 // NewDefaults returns drover's own defaults.
@@ -399,6 +407,7 @@ func (s Spec) WithDefaults(d Defaults) Spec {
 	s.Budget.Time = or(s.Budget.Time, d.Budget.Time)
 	s.Resources = s.Resources.withDefaults(d.Resources)
 	s.Limits = s.Limits.withDefaults(d.Limits)
+	s.Uncommitted = or(s.Uncommitted, d.Uncommitted, UncommittedCommit)
 	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)
 	provider, apiURL := guessProvider(s.Repository)
 	s.PR.Provider = or(s.PR.Provider, d.PR.Provider, provider)

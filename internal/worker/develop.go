@@ -15,6 +15,7 @@ import (
 
 	"drover/internal/work"
 	"drover/internal/worker/agent"
+	"drover/internal/worker/gitrepo"
 	"drover/internal/worker/process"
 )
 
@@ -53,7 +54,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 	defer stopWatching()
 	ended := make(chan struct{})
 	var pushes sync.WaitGroup
-	pushes.Go(func() { w.pushCommits(watching, ended) })
+	pushes.Go(func() { w.pushCommits(watching, ended, stop) })
 	defer func() {
 		if ctx.Err() != nil {
 			stopWatching() // there is no time to finish a push that is under way
@@ -310,6 +311,8 @@ func (d *development) ending(cause error, o outcome) ending {
 		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + o.err.Error()}
 	case o.inTime && o.ended(cause) && (cause == nil || d.finishes(o)):
 		return d.completed(o)
+	case errors.Is(cause, gitrepo.ErrBranch):
+		end.reason, end.detail = work.ReasonPushRefused, "the agent was stopped: "+cause.Error()
 	case errors.Is(cause, errTimeSpent):
 		end.reason, end.detail = work.ReasonBudgetExceeded, fmt.Sprintf("the agent was stopped: the item's budget of %s is used up", d.spec.Budget.Time)
 	case errors.Is(cause, errIdle):

@@ -75,6 +75,8 @@ type Options struct {
 	Health       string               // address that /health and /metrics are served on; nowhere if empty
 	Registry     *prometheus.Registry // takes the worker's metrics; none if nil
 	Tracer       trace.Tracer         // takes its spans; none if nil
+	// RemotePatience is how long the git server may be away at the attempt's end; DefaultRemotePatience if 0.
+	RemotePatience time.Duration
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }
@@ -189,9 +191,10 @@ type worker struct {
 	journal  *journal
 	heart    *heart
 	metrics  *metrics
-	repo     *gitrepo.Repo // nil until it is open
-	pushing  sync.Mutex    // guards repo
-	locked   atomic.Bool   // paths may be held
+	repo     *gitrepo.Repo    // nil until it is open
+	pushing  sync.Mutex       // guards repo
+	harvest  *gitrepo.Harvest // what the agent has left; nil until it has ended
+	locked   atomic.Bool      // paths may be held
 
 	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
 
@@ -291,6 +294,7 @@ func (w *worker) open(ctx context.Context) (err error) {
 	})
 	if err == nil {
 		w.repo = repo
+		w.envelope.Resume.Tree = strings.Join(repo.Notes(), "\n")
 	}
 	return err
 }
