@@ -2,6 +2,7 @@ package orchestrator_test
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -66,7 +67,9 @@ func TestReferencesOfEndedItemsAreRemoved(t *testing.T) {
 		m.finish(work.ReasonCompleted)
 		waiting := m.send(t, work.Spec{NotBefore: time.Now().Add(1000 * time.Hour)})
 		ids := slices.Concat(stuck, other, done, waiting)
-		before := m.items[stuck[0]]
+		m.mu.Lock()
+		was := m.item(stuck[0])
+		m.mu.Unlock()
 		later(week - time.Minute)
 		if early := m.cleanups(ids); len(early) > 0 {
 			t.Fatalf("%d attempts remove references before their time", len(early))
@@ -88,9 +91,11 @@ func TestReferencesOfEndedItemsAreRemoved(t *testing.T) {
 			t.Errorf("%d items that have no references are left alone, want 4", len(kept))
 		}
 		m.expect(t, stuck[0], work.StateStuck)
-		was, is := work.Item{}, m.item(stuck[0])
-		if err := work.DecodeStrict(before, &was); err != nil || !is.UpdatedAt.Equal(was.UpdatedAt) || is.Why != was.Why || len(is.History) != len(was.History) {
-			t.Errorf("the item is %+v, want it as it was: %+v, %v", is, was, err)
+		m.mu.Lock()
+		is := m.item(stuck[0])
+		m.mu.Unlock()
+		if !is.UpdatedAt.Equal(was.UpdatedAt) || is.Why != was.Why || len(is.History) != len(was.History) {
+			t.Errorf("the item is %+v, want it as it was: %+v", is, was)
 		}
 		later(3 * time.Hour)
 		if again := m.cleanups(ids); len(again) != 2 {
@@ -205,13 +210,18 @@ func TestItemIsKeptUntilItsReferencesAreRemoved(t *testing.T) {
 		}
 		m.mu.Unlock()
 		later(5 * time.Minute)
-		if m.removed[id] != work.StateStuck || m.removed[other] != "" {
-			t.Errorf("removed are %v, want item %s alone", m.removed, id)
+		m.mu.Lock()
+		removed := maps.Clone(m.removed)
+		m.mu.Unlock()
+		if removed[id] != work.StateStuck || removed[other] != "" {
+			t.Errorf("removed are %v, want item %s alone", removed, id)
 		}
 		for range 50 {
 			later(time.Hour)
 			m.finish(work.ReasonGitAuthFailed)
 		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		if m.removed[other] != work.StateStuck {
 			t.Error("the item whose references can't be removed is kept for ever")
 		}
