@@ -239,7 +239,7 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 	if limit := i.Spec.Limits.MaxIterations; decision.Counter == ActRequeue && limit > 0 {
 		i.Iteration = min(i.Iteration, limit-1) // the last one was cut off, and is run again
 	}
-	if decision.State.Terminal() && i.PR.Status == PRPending && decision.State != StateCompleted {
+	if decision.State.Terminal() && i.PR.Status == PRPending && (decision.State != StateCompleted || end.Reason == ReasonNoChange) {
 		i.PR.Status = PRNone
 	}
 	i.Reason = end.Reason
