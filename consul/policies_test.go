@@ -73,6 +73,10 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	}
 	claim, _, err := server.Claim(ctx, envelope.Attempt)
 	must(err)
+	live, err := server.Sessions(ctx)
+	if err != nil || !live[claim.Session] {
+		t.Errorf("sessions: %v %v, want %s among them", live, err, claim.Session)
+	}
 	must(server.EndSession(ctx, claim))
 	must(server.EndSession(ctx, claim)) // with ACLs, Consul has another answer for what is gone
 	if services, err := g.Admin.Agent().Services(); err != nil || len(services) != 1 {

@@ -134,9 +134,9 @@ func (w *worker) publishOnly(hold context.Context) (work.Result, error) {
 	done := w.envelope.Resume.Finished
 	switch {
 	case done == nil:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: "there is no completed work to make a pull request of"}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: "there is no completed work to make a pull request of"}), nil
 	case w.repo.Pushed() == "" && done.Changes.Commits > 0:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
 	}
 	return w.publish(hold, w.again(*done))
 }
