@@ -35,6 +35,8 @@ const stopTimeout = 10 * time.Second
 type Options struct {
 	// Username and Password that every request must carry. Without a username nobody is asked for one.
 	Username, Password string
+	// Before is called before a request is answered, with the repository's name as in CreateRepo. It may be nil.
+	Before func(repo string)
 }
 
 // Server serves the bare repositories of one directory on the loopback. Its methods may be called concurrently.
@@ -104,6 +106,13 @@ func (s *Server) Close() error {
 	<-s.served
 	return err
 }
+
+// Path returns the directory of a bare repository.
+func (s *Server) Path(repo string) string { return filepath.Join(s.dir, repo+".git") }
+
+// Git runs git in a repository, or in the server's directory without one, apart from the user's configuration, and
+// returns what it prints.
+func (s *Server) Git(repo string, args ...string) (string, error) { return s.git(repo, nil, args...) }
 
 // URL returns where git clients find the repository. It holds no credentials.
 func (s *Server) URL(repo string) string { return "http://" + s.address + "/" + repo + ".git" }
@@ -197,6 +206,10 @@ func (s *Server) handler(backend string) http.Handler {
 		case isPush(r) && s.takeFailure():
 			http.Error(w, "the git server fails this push", http.StatusServiceUnavailable)
 		default:
+			if before := s.options.Before; before != nil {
+				repo, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), ".git/")
+				before(repo)
+			}
 			serve(git, w, r)
 		}
 	})
