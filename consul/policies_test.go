@@ -107,6 +107,7 @@ func TestShippedPoliciesAllowNoMore(t *testing.T) {
 		do        func(*api.Client) error
 	}{
 		{"worker", "write a claim", true, write("claims/c")},
+		{"worker", "write what a probe writes", true, write("probes/p")},
 		{"worker", "write an item", false, write("items/i")},
 		{"worker", "write who leads", false, write("leader")},
 		{"worker", "write an envelope", false, write("envelopes/e")},

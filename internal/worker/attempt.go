@@ -41,6 +41,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, limit, over)
 	defer cancel()
+	if len(w.envelope.Resume.Cleanup) > 0 {
+		return w.removeRefs(limited, hold)
+	}
 	switch end, err := w.lockDeclared(limited); {
 	case err != nil:
 		return work.Result{}, err
