@@ -33,7 +33,7 @@ The end of its output was:
 {{.Tree}}
 {{- end}}
 
-Commit your work on the branch that is checked out.
+Commit your work.
 {{- if .SayDone}}
 
 You may be asked again to go on. Once the whole task is done, and only then, end your

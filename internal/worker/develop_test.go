@@ -74,7 +74,7 @@ func TestEachKindOfAgentIsUnderstood(t *testing.T) {
 			if runs := b.runs(); len(runs) != 1 || runs[0] != c.flags {
 				t.Errorf("runs %q", runs)
 			}
-			if prompt := b.kept("prompt"); strings.TrimSpace(prompt) != b.envelope.Spec.Task+"\n\nCommit your work on the branch that is checked out." {
+			if prompt := b.kept("prompt"); strings.TrimSpace(prompt) != b.envelope.Spec.Task+"\n\nCommit your work." {
 				t.Errorf("prompt %q", prompt)
 			}
 			b.wantLog("one")
