@@ -16,7 +16,8 @@ const (
 	MaxToldBytes   = 512 << 10
 )
 
-// DefaultPrompt is the task, and why the last attempt ended where there was one.
+// DefaultPrompt is the task, why the last attempt ended where there was one, and
+// what an agent that is asked in words has to know about its end.
 const DefaultPrompt = `{{.Task}}
 {{- if .LastReason}}
 
@@ -34,10 +35,13 @@ The end of its output was:
 {{- end}}
 
 Commit your work.
+{{- if .SayNoChange}} If nothing needs to be changed, commit nothing, say why, and end your last message with a line
+that holds nothing but {{.SayNoChange}}
+{{- end}}
 {{- if .SayDone}}
 
-You may be asked again to go on. Once the whole task is done, and only then, end your
-last message with a line that holds nothing but {{.SayDone}}
+You may be asked again to go on. Once the whole task is done, and only then, end your last message with a line
+that holds nothing but {{.SayDone}}
 {{- end}}
 `
 
@@ -59,6 +63,9 @@ type PromptData struct {
 	// SayDone is the line with which the agent is to say that it is done, empty
 	// where it says so by its exit status or by an event.
 	SayDone string
+	// SayNoChange is the line with which the agent is to say that there is nothing
+	// to change, empty where it says so by an event.
+	SayNoChange string
 }
 
 // Prompt returns what the agent is told in an iteration.
@@ -70,8 +77,11 @@ func (e Envelope) Prompt(iteration int) (string, error) {
 		Attempt: e.Attempt.Number(), Iteration: iteration, MaxIterations: s.Limits.MaxIterations,
 		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog, Tree: r.Tree,
 	}
-	if s.Loop.Mode == LoopUntil && s.Agent != AgentPlain {
-		data.SayDone = s.Loop.DonePhrase
+	if s.Agent != AgentPlain {
+		data.SayNoChange = NoChangePhrase
+		if s.Loop.Mode == LoopUntil {
+			data.SayDone = s.Loop.DonePhrase
+		}
 	}
 	return renderPrompt(s.Prompt, data)
 }
@@ -84,7 +94,8 @@ func CheckPrompt(s Spec) error {
 	}
 	first := PromptData{Task: s.Task, Labels: s.Labels, Attempt: 1, Iteration: 1}
 	later := first
-	later.Attempt, later.LastReason, later.LastDetail, later.LastLog, later.SayDone, later.Tree = 2, ReasonCrashed, "x", "x", "x", "x"
+	later.Attempt, later.LastReason, later.LastDetail, later.LastLog, later.SayDone = 2, ReasonCrashed, "x", "x", "x"
+	later.SayNoChange, later.Tree = "x", "x"
 	_, err := renderPrompt(s.Prompt, first)
 	if err == nil {
 		_, err = renderPrompt(s.Prompt, later)

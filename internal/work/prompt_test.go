@@ -54,7 +54,11 @@ func TestDefaultPromptIsTheTask(t *testing.T) {
 	if got, err := e.Prompt(1); err != nil || got != s.Task+"\n\nCommit your work.\n" {
 		t.Fatalf("%q %v", got, err)
 	}
-	e.Spec.Agent, e.Spec.Loop.Mode = work.AgentCodex, work.LoopUntil
+	e.Spec.Agent = work.AgentCodex
+	if got, err := e.Prompt(1); err != nil || !strings.HasPrefix(got, s.Task+"\n\nCommit your work.") || !strings.HasSuffix(got, " "+work.NoChangePhrase+"\n") {
+		t.Fatalf("%q %v", got, err)
+	}
+	e.Spec.Loop.Mode = work.LoopUntil
 	if got, err := e.Prompt(1); err != nil || !strings.HasPrefix(got, s.Task+"\n\n") || !strings.HasSuffix(got, " "+work.DefaultDonePhrase+"\n") {
 		t.Fatalf("%q %v", got, err)
 	}

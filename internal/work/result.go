@@ -75,13 +75,17 @@ type Result struct {
 	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
 }
 
-// Proven reports whether the result proves completed work: it names a commit
-// and the remote branch was seen at it, or there was nothing to push.
+// Proven reports whether the result proves what it says: completed work names a
+// commit and the remote branch was seen at it, or there was nothing to push; where
+// nothing was to be changed, there was nothing to push.
 func (r *Result) Proven() bool {
-	if r.Reason != ReasonCompleted {
-		return false
+	switch r.Reason {
+	case ReasonCompleted:
+		return r.Changes.Commits == 0 || (r.Commit != "" && r.Commit == r.RemoteCommit)
+	case ReasonNoChange:
+		return r.Changes.Commits == 0
 	}
-	return r.Changes.Commits == 0 || (r.Commit != "" && r.Commit == r.RemoteCommit)
+	return false
 }
 
 // Phase is what a worker is busy with.

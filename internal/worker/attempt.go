@@ -22,6 +22,11 @@ type ending struct {
 	exit    process.Exit
 	retryAt time.Time
 	noRetry bool // another attempt would end the same
+
+	// What an agent that completed says besides.
+	done     bool   // the whole task is done
+	noChange bool   // there is nothing to change
+	words    string // why there is not
 }
 
 // attempt does the work and returns its result. ctx ends when the worker is to
@@ -76,11 +81,15 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	if err == nil {
 		w.unlock(hold) // before the result: once that is known, the session is ended
 	}
-	if err != nil || result.Reason != work.ReasonCompleted {
-		if err == nil {
-			w.keepState(hold, result.Reason)
-		}
+	switch {
+	case err != nil:
 		return result, err
+	case result.Reason == work.ReasonNoChange:
+		w.forgetState(hold)
+		return result, context.Cause(hold)
+	case result.Reason != work.ReasonCompleted:
+		w.keepState(hold, result.Reason)
+		return result, nil
 	}
 	return w.publish(hold, result)
 }
@@ -152,7 +161,7 @@ func (w *worker) test(ctx context.Context) work.TestOutcome {
 			return work.TestOutcome{Status: work.TestError, Detail: w.Redactor.String("the tree could not be made what was pushed: " + err.Error())}
 		}
 	}
-	stdout, flush := w.stream(w.stdout, func(string) {})
+	stdout, flush := w.stream(w.stdout, nil)
 	defer flush()
 	outcome := testrun.Run(ctx, testrun.Options{
 		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,
@@ -272,6 +281,9 @@ func (w *worker) conclude(hold context.Context, end ending, commit string, test 
 	if err == nil && !result.Proven() {
 		err = fmt.Errorf("the remote branch is at %q, not at %s", result.RemoteCommit, commit)
 	}
+	if err == nil {
+		w.judge(end, &result)
+	}
 	switch {
 	case result.Reason != work.ReasonCompleted:
 	case err != nil:
@@ -286,6 +298,27 @@ func (w *worker) conclude(hold context.Context, end ending, commit string, test 
 		result.Detail += "; " + about
 	}
 	return result, context.Cause(hold)
+}
+
+// judge says what came of work that is completed, and has changed nothing: the
+// agent said that nothing was to be changed, or it did no work. Who speaks no
+// language of its own ends with status 0 to say that all is well, and where no pull
+// request is wanted no commit is. Whether anything changed is known once the work
+// is delivered.
+func (w *worker) judge(end ending, result *work.Result) {
+	spec := w.envelope.Spec
+	wanted := spec.Agent != work.AgentPlain && spec.PR.Provider != work.ProviderNone
+	switch {
+	case result.Reason != work.ReasonCompleted || result.Changes.Commits > 0:
+	case end.noChange:
+		result.Reason, result.Detail = work.ReasonNoChange, "the agent says that there is nothing to change"
+		if end.words != "" {
+			result.Detail = w.Redactor.String(result.Detail + ": " + end.words)
+		}
+	case wanted && !end.done:
+		result.Reason = work.ReasonNoWork
+		result.Detail = "the agent changed nothing, and did not say that there is nothing to change"
+	}
 }
 
 // prove reads the remote branch back, and counts what the work changed.

@@ -306,12 +306,14 @@ func (w *worker) kills() int {
 	return usage.OOMKills
 }
 
-// stream returns a writer whose lines, free of secrets and bounded, go to line
-// and then, unless they are a flood, to to.
+// stream returns a writer whose lines, free of secrets and bounded, go to line,
+// where it is not nil, and then, unless they are a flood, to to.
 func (w *worker) stream(to *process.Flood, line func(string)) (out io.Writer, flush func()) {
-	lines := &process.Lines{Line: func(text string) {
-		line(text)
-		to.Line(text)
+	lines := &process.Lines{Objects: line != nil, Line: func(text string) {
+		if line != nil {
+			line(text)
+		}
+		to.Line(process.Shown(text))
 	}}
 	redacted := w.Redactor.Writer(lines)
 	return redacted, func() {
