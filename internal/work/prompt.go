@@ -34,14 +34,14 @@ The end of its output was:
 {{.Tree}}
 {{- end}}
 
-Commit your work.
-{{- if .SayNoChange}} If nothing needs to be changed, commit nothing, say why, and end your last message with a line
-that holds nothing but {{.SayNoChange}}
+Commit your work on the branch that is checked out.
+{{- if .SayNoChange}} If nothing needs to be changed, commit nothing, say why, and
+end your last message with a line that holds nothing but {{.SayNoChange}}
 {{- end}}
 {{- if .SayDone}}
 
-You may be asked again to go on. Once the whole task is done, and only then, end your last message with a line
-that holds nothing but {{.SayDone}}
+You may be asked again to go on. Once the whole task is done, and only then, end your
+last message with a line that holds nothing but {{.SayDone}}
 {{- end}}
 `
 

@@ -51,7 +51,7 @@ func TestPromptNamesWhatIsKnown(t *testing.T) {
 func TestDefaultPromptIsTheTask(t *testing.T) {
 	s := spec().WithDefaults(work.NewDefaults())
 	e := work.Envelope{Item: itemID, Attempt: itemID + ".1", Spec: s}
-	if got, err := e.Prompt(1); err != nil || got != s.Task+"\n\nCommit your work.\n" {
+	if got, err := e.Prompt(1); err != nil || got != s.Task+"\n\nCommit your work on the branch that is checked out.\n" {
 		t.Fatalf("%q %v", got, err)
 	}
 	e.Spec.Agent = work.AgentCodex

@@ -309,10 +309,10 @@ func (d *development) ending(cause error, o outcome) ending {
 	switch {
 	case o.err != nil:
 		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + o.err.Error()}
-	case errors.Is(cause, gitrepo.ErrBranch):
-		end.reason, end.detail = work.ReasonPushRefused, "the agent was stopped: "+cause.Error()
 	case o.inTime && o.ended(cause) && (cause == nil || d.finishes(o)):
 		return d.completed(o)
+	case errors.Is(cause, gitrepo.ErrBranch):
+		end.reason, end.detail = work.ReasonPushRefused, "the agent was stopped: "+cause.Error()
 	case errors.Is(cause, errTimeSpent):
 		end.reason, end.detail = work.ReasonBudgetExceeded, fmt.Sprintf("the agent was stopped: the item's budget of %s is used up", d.spec.Budget.Time)
 	case errors.Is(cause, errIdle):

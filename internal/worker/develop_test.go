@@ -75,7 +75,7 @@ func TestEachKindOfAgentIsUnderstood(t *testing.T) {
 				t.Errorf("runs %q", runs)
 			}
 			prompt := b.kept("prompt")
-			for _, want := range []string{b.envelope.Spec.Task, "Commit your work.", work.NoChangePhrase} {
+			for _, want := range []string{b.envelope.Spec.Task, "Commit your work on the branch", work.NoChangePhrase} {
 				if !strings.Contains(prompt, want) {
 					t.Errorf("prompt %q lacks %q", prompt, want)
 				}
