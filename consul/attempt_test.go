@@ -76,7 +76,7 @@ func TestHealthCheckDecidesNothing(t *testing.T) {
 			}
 			return fmt.Errorf("no critical check of /health: %+v", services[0].Checks)
 		})
-		if err := a.Beat(t.Context(), "iteration 1"); err != nil {
+		if err := a.Beat(t.Context(), "iteration 1", false); err != nil {
 			t.Errorf("the session ended with the check of /health: %v", err)
 		}
 		if beat, ok := heartbeat(t, client, e.Attempt); !ok || beat.Critical {
@@ -124,7 +124,7 @@ func TestLoserOfAClaimLeavesNothingAndHarmsNothing(t *testing.T) {
 		if _, err := client.ClaimAttempt(t.Context(), e, secondAllocation); !errors.Is(err, work.ErrClaimed) {
 			t.Fatal(err)
 		}
-		if err := winner.Beat(t.Context(), "still here"); err != nil {
+		if err := winner.Beat(t.Context(), "still here", false); err != nil {
 			t.Fatal(err)
 		}
 		if count := len(services(t, client, e)); count != 1 {
@@ -205,7 +205,7 @@ func TestServiceTellsPeopleWhatRuns(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		client, e := open(), envelope(time.Minute)
 		a := claim(t, client, e, firstAllocation)
-		if err := a.Beat(t.Context(), "iteration 1/20"); err != nil {
+		if err := a.Beat(t.Context(), "iteration 1/20", false); err != nil {
 			t.Fatal(err)
 		}
 		found := services(t, client, e)
@@ -235,7 +235,7 @@ func TestSilentAttemptLosesItsSession(t *testing.T) {
 			}
 			return nil
 		})
-		if err := a.Beat(t.Context(), "back"); !errors.Is(err, work.ErrSessionLost) {
+		if err := a.Beat(t.Context(), "back", false); !errors.Is(err, work.ErrSessionLost) {
 			t.Fatalf("beat after the silence: %v", err)
 		}
 	})
@@ -249,7 +249,7 @@ func TestForgottenCheckIsRegisteredAgain(t *testing.T) {
 		if err := client.ForgetWorker(t.Context(), e.Attempt, firstAllocation); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Beat(t.Context(), "back"); !errors.Is(err, work.ErrSessionLost) {
+		if err := a.Beat(t.Context(), "back", false); !errors.Is(err, work.ErrSessionLost) {
 			t.Fatalf("beat without the session: %v", err)
 		}
 		if beat, ok := heartbeat(t, client, e.Attempt); !ok || beat.Critical {
@@ -270,7 +270,7 @@ func TestReleaseLeavesOnlyTheClaim(t *testing.T) {
 		if left := services(t, client, e); len(left) > 0 {
 			t.Errorf("left %v", left)
 		}
-		if err := a.Beat(t.Context(), ""); !errors.Is(err, work.ErrSessionLost) {
+		if err := a.Beat(t.Context(), "", false); !errors.Is(err, work.ErrSessionLost) {
 			t.Errorf("beat after the release: %v", err)
 		}
 		if _, err := client.ClaimAttempt(t.Context(), e, secondAllocation); !errors.Is(err, work.ErrClaimed) {

@@ -59,7 +59,7 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	must(err)
 	_, err = attempt.Lock(ctx, paths, 0, nil)
 	must(err)
-	must(attempt.Beat(ctx, "works"))
+	must(attempt.Beat(ctx, "works", false))
 	must(attempt.SaveProgress(ctx, work.Progress{Attempt: envelope.Attempt}))
 	must(attempt.Report(ctx, work.Result{Attempt: envelope.Attempt, Allocation: "alloc", Reason: work.ReasonStuck, Detail: "x"}))
 

@@ -138,6 +138,7 @@ type ItemDefaults struct {
 	MaxIterations int      `hcl:"max_iterations,optional"`
 	Timeout       Duration `hcl:"timeout,optional"`
 	HeartbeatTTL  Duration `hcl:"heartbeat_ttl,optional"`
+	FenceGrace    Duration `hcl:"fence_grace,optional"`
 	StartTimeout  Duration `hcl:"start_timeout,optional"`
 	QueueTimeout  Duration `hcl:"queue_timeout,optional"`
 	TestTimeout   Duration `hcl:"test_timeout,optional"`
@@ -264,8 +265,8 @@ func Default() Config {
 		},
 		ItemDefaults: ItemDefaults{
 			MemoryMB: d.Resources.MemoryMB, PIDs: d.Resources.PIDs, MaxIterations: d.Limits.MaxIterations,
-			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), StartTimeout: text(d.Limits.StartTimeout),
-			QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
+			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), FenceGrace: text(d.Limits.FenceGrace),
+			StartTimeout: text(d.Limits.StartTimeout), QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
 		},
 		Retry: Retry{
 			Backoff: texts(r.Backoff), StartBackoff: texts(r.StartBackoff), RateLimitWait: text(r.RateLimitWait),
@@ -298,7 +299,7 @@ func (c Config) Defaults() work.Defaults {
 			MemoryMB: d.MemoryMB, MemoryMaxMB: d.MemoryMaxMB, Cores: cores, CPUMHz: d.CPUMHz, PIDs: d.PIDs,
 		},
 		Limits: work.Limits{
-			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(),
+			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(), FenceGrace: d.FenceGrace.work(),
 			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
 		},
 		Test: work.Test{Timeout: d.TestTimeout.work()},

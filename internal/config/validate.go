@@ -169,6 +169,7 @@ func (d ItemDefaults) validate(check *checker) {
 	}
 	check.duration("defaults.timeout", d.Timeout, time.Second)
 	check.duration("defaults.heartbeat_ttl", d.HeartbeatTTL, work.MinHeartbeatTTL.Std())
+	check.duration("defaults.fence_grace", d.FenceGrace, time.Second)
 	check.duration("defaults.start_timeout", d.StartTimeout, time.Second)
 	check.duration("defaults.queue_timeout", d.QueueTimeout, time.Second)
 	check.duration("defaults.test_timeout", d.TestTimeout, time.Second)

@@ -33,6 +33,7 @@ const (
 	DefaultTimeout       = Duration(2 * time.Hour)
 	DefaultTestTimeout   = Duration(15 * time.Minute)
 	DefaultHeartbeatTTL  = Duration(2 * time.Minute)
+	DefaultFenceGrace    = Duration(15 * time.Minute)
 	DefaultStartTimeout  = Duration(10 * time.Minute)
 	DefaultQueueTimeout  = Duration(30 * 24 * time.Hour)
 )
@@ -100,7 +101,8 @@ type Resources struct {
 type Limits struct {
 	MaxIterations int      `json:"max_iterations,omitempty"` // runs of the agent, over all attempts
 	Timeout       Duration `json:"timeout,omitempty"`        // wall clock of one attempt
-	HeartbeatTTL  Duration `json:"heartbeat_ttl,omitempty"`  // silence after which an attempt counts as hung
+	HeartbeatTTL  Duration `json:"heartbeat_ttl,omitempty"`  // time without a heartbeat of the worker after which its session ends
+	FenceGrace    Duration `json:"fence_grace,omitempty"`    // time for which the agent of a worker that lost its session may go on
 	StartTimeout  Duration `json:"start_timeout,omitempty"`  // from dispatch to a running container
 	QueueTimeout  Duration `json:"queue_timeout,omitempty"`  // from submission to a first dispatch
 }
@@ -348,7 +350,7 @@ func NewDefaults() Defaults {
 	return Defaults{
 		Resources: Resources{MemoryMB: DefaultMemoryMB, Cores: DefaultCores, PIDs: DefaultPIDs},
 		Limits: Limits{
-			MaxIterations: DefaultMaxIterations, Timeout: DefaultTimeout, HeartbeatTTL: DefaultHeartbeatTTL,
+			MaxIterations: DefaultMaxIterations, Timeout: DefaultTimeout, HeartbeatTTL: DefaultHeartbeatTTL, FenceGrace: DefaultFenceGrace,
 			StartTimeout: DefaultStartTimeout, QueueTimeout: DefaultQueueTimeout,
 		},
 		Test: Test{Timeout: DefaultTestTimeout},
@@ -416,6 +418,7 @@ func (l Limits) withDefaults(d Limits) Limits {
 	l.MaxIterations = or(l.MaxIterations, d.MaxIterations)
 	l.Timeout = or(l.Timeout, d.Timeout)
 	l.HeartbeatTTL = or(l.HeartbeatTTL, d.HeartbeatTTL)
+	l.FenceGrace = or(l.FenceGrace, d.FenceGrace)
 	l.StartTimeout = or(l.StartTimeout, d.StartTimeout)
 	l.QueueTimeout = or(l.QueueTimeout, d.QueueTimeout)
 	return l

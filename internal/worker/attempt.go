@@ -230,24 +230,27 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 	if err := w.journal.save(hold); err != nil {
 		w.log.Warn("finished work not stored", "error", err)
 	}
-	if err := w.heart.hold(hold); err != nil {
-		return work.Result{}, err
-	}
 	token := w.env["DROVER_FORGE_TOKEN"]
 	if token == "" {
 		token = w.env["DROVER_GIT_TOKEN"]
 	}
 	hold, ended := w.span(hold, "pull_request")
 	made := result
-	made.PR = pullrequest.Make(hold, pullrequest.Request{
-		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
-		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
-		Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
-		Patience: min(pullrequest.DefaultPatience, w.heart.ttl/3), // a call that waits gives no sign of life
-		Text: func(ctx context.Context) (string, error) {
-			return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
-		},
+	err := w.heart.held(hold, func(ctx context.Context) error {
+		made.PR = pullrequest.Make(ctx, pullrequest.Request{
+			Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
+			Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
+			Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
+			Text: func(ctx context.Context) (string, error) {
+				return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
+			},
+		})
+		return context.Cause(ctx)
 	})
+	if err != nil {
+		ended(err)
+		return work.Result{}, err
+	}
 	ended(failure(made.PR.Error))
 	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
 	w.forgetState(hold)

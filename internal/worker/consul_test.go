@@ -13,6 +13,7 @@ import (
 
 	"drover/internal/testkit"
 	"drover/internal/work"
+	"drover/internal/worker"
 )
 
 // realBench is a bench with a real Consul.
@@ -36,39 +37,37 @@ func TestAttemptOnRealConsul(t *testing.T) {
 	}
 }
 
-func TestHungAgentOnRealConsul(t *testing.T) {
+func TestSilentAgentOnRealConsul(t *testing.T) {
 	t.Parallel()
 	b := realBench(t, `commit one; sleep 600`)
 	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(3 * time.Second)
 	ctx, stop := context.WithCancel(t.Context())
 	wait := b.start(ctx)
-	testkit.Eventually(t, patience, func() error {
-		beats, _, err := b.client.Heartbeats(t.Context(), 0)
-		if err != nil || len(beats) != 1 || !beats[0].Critical {
-			return fmt.Errorf("heartbeats %+v, %w", beats, err)
-		}
-		return nil
-	})
-	b.wantLog("one")
+	b.eventuallyPushed(1)
+	b.eventuallyWarned()
+	if beats, _, err := b.client.Heartbeats(t.Context(), 0); err != nil || len(beats) != 1 || beats[0].Critical {
+		t.Errorf("heartbeats %+v, %v", beats, err)
+	}
 	stop()
-	if err := wait(); err == nil {
-		t.Error("a worker whose session is gone ended well")
+	if err := wait(); !errors.Is(err, worker.ErrStopped) {
+		t.Errorf("the worker ended with %v", err)
 	}
 }
 
-func TestWorkerWithoutRealConsulFencesItself(t *testing.T) {
+func TestWorkerWithoutRealConsulGivesUpAfterTheGrace(t *testing.T) {
 	t.Parallel()
+	const ttl, grace = 3 * time.Second, 4 * time.Second
 	server := startServer(t)
 	b := benchOn(t, server.address, `commit one; while :; do sleep 0.1; echo working; done`)
-	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(5 * time.Second)
+	b.envelope.Spec.Limits.HeartbeatTTL, b.envelope.Spec.Limits.FenceGrace = work.Duration(ttl), work.Duration(grace)
 	wait := b.start(t.Context())
 	b.eventuallyPushed(1)
 	server.kill()
 	died := time.Now()
-	if err := wait(); !errors.Is(err, work.ErrSessionLost) {
+	if err := wait(); !errors.Is(err, worker.ErrFenced) {
 		t.Errorf("the worker ended with %v", err)
 	}
-	if took := time.Since(died); took > 5*time.Second+releasePatience {
+	if took := time.Since(died); took < grace || took > ttl+grace+releasePatience {
 		t.Errorf("the worker went on for %s", took)
 	}
 	b.wantLog("one")

@@ -50,8 +50,11 @@ type bench struct {
 	dir      string
 	environ  []string
 	out      *buffer
-	health   string // address
-	registry *prometheus.Registry
+	timing   worker.Timing
+	// consulTiming is that of the clients that beside opens.
+	consulTiming consul.Timing
+	health       string // address
+	registry     *prometheus.Registry
 }
 
 // newBench returns the bench of an item whose agent is a shell script, with the embedded Consul.
@@ -115,7 +118,7 @@ func (b *bench) runWith(ctx context.Context) error {
 	}
 	redactor := redact.FromEnviron(b.environ)
 	return worker.Run(ctx, worker.Options{
-		Health: b.health, Registry: b.registry,
+		Health: b.health, Registry: b.registry, Timing: b.timing,
 		Payload: path, Allocation: b.alloc, Dir: filepath.Join(b.dir, "work"), Environ: b.environ,
 		Stdout: redactor.Writer(b.out), Stderr: redactor.Writer(b.out), Redactor: redactor,
 		Logger: hclog.New(&hclog.LoggerOptions{Output: redactor.Writer(b.out)}),

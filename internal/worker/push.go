@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"drover/internal/wait"
@@ -20,6 +21,8 @@ const (
 func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 	pushed, backoff := "", pushBackoff // the agent may have committed before the first look
 	saved := time.Now()
+	loop := w.dog.watch("push")
+	defer loop.end()
 	next := time.NewTimer(pushCheck)
 	defer next.Stop()
 	for {
@@ -30,9 +33,11 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 			return
 		case <-next.C:
 		}
+		loop.turn()
 		wait := pushCheck
 		if mark := w.repo.Mark(); mark != pushed {
-			_, err := w.push(ctx)
+			var err error
+			loop.wait(func() { _, err = w.push(ctx) })
 			if err == nil || errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, gitrepo.ErrAuth) {
 				pushed, backoff = mark, pushBackoff // what was refused is tried again with the next commit
 			} else {
@@ -42,7 +47,7 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}) {
 				w.log.Warn("commit not pushed", "error", err)
 			}
 			if err == nil && time.Since(saved) > stateInterval {
-				w.saveState(ctx)
+				loop.wait(func() { w.saveState(ctx) })
 				saved = time.Now()
 			}
 		}
@@ -55,6 +60,9 @@ func (w *worker) persistently(ctx context.Context, call func() error) error {
 	backoff := pushBackoff
 	for try := 1; ; try++ {
 		err := call()
+		if errors.Is(err, errLeaseEnded) {
+			try-- // it was not the remote's doing
+		}
 		if err == nil || try == pushTries || errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, gitrepo.ErrAuth) {
 			return err
 		}
@@ -66,17 +74,20 @@ func (w *worker) persistently(ctx context.Context, call func() error) error {
 	}
 }
 
-// push pushes the agent's commits, unless the attempt is not the worker's any more.
+// push pushes the agent's commits. While the worker is fenced it waits.
 func (w *worker) push(ctx context.Context) (commit string, err error) {
-	w.pushing.Lock()
-	defer w.pushing.Unlock()
 	if err := w.heart.hold(ctx); err != nil {
 		return "", err
 	}
+	w.pushing.Lock()
+	defer w.pushing.Unlock()
 	ctx, ended := w.span(ctx, "push")
 	defer func() { ended(err) }()
 	before := w.repo.Pushed()
 	err = w.leased(ctx, func(ctx context.Context) (err error) {
+		if err := w.lookAgain(ctx); err != nil {
+			return err
+		}
 		commit, err = w.repo.Push(ctx)
 		return err
 	})
@@ -89,4 +100,23 @@ func (w *worker) push(ctx context.Context) (commit string, err error) {
 		w.metrics.failedPushes.Inc()
 	}
 	return commit, err
+}
+
+// lookAgain reads where the remote branch is, before the first push after the
+// attempt was taken back: it may have moved meanwhile, and may have taken a push
+// whose answer never came.
+func (w *worker) lookAgain(ctx context.Context) error {
+	if !w.doubtful.Load() {
+		return nil
+	}
+	before := w.repo.Pushed()
+	now, err := w.repo.Remote(ctx)
+	if err != nil {
+		return fmt.Errorf("look where the branch is: %w", err)
+	}
+	w.doubtful.Store(false)
+	if now != before {
+		w.log.Info("the branch has moved since the last push", "from", before, "to", now)
+	}
+	return nil
 }

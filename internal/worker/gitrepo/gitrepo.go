@@ -54,7 +54,8 @@ type Repo struct {
 	own   string // commit of the agent's that was pushed last; start at first
 	as    string // what own is on the remote branch: another commit once it was rebased
 
-	unsettled bool // see Settled
+	unsettled bool   // see Settled
+	tried     string // commit of the last push
 }
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
@@ -355,6 +356,9 @@ func (r *Repo) Remote(ctx context.Context) (string, error) {
 	}
 	sha, _, _ := strings.Cut(out, "\t")
 	r.seen = sha
+	if sha != "" && sha == r.tried {
+		r.unsettled = false // it was taken, and a push before it does not fit any more
+	}
 	return sha, nil
 }
 
