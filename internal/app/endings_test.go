@@ -59,12 +59,11 @@ type ending struct {
 	exit    int // code; absent if it is noExit
 	signal  int
 
-	item          work.State
-	attempts      int
-	retries       int
-	requeues      int
-	startFailures int
-	memoryMB      int // of the item at its end, where that is not what it began with
+	item     work.State
+	attempts int
+	retries  int
+	requeues int // in a row, at its end
+	memoryMB int // of the item at its end, where that is not what it began with
 
 	pushed []string // subjects on the item's branch at its end
 	logs   string   // part of the kept output of the first attempt
@@ -83,7 +82,7 @@ const long = "sleep 600"
 func endings() []ending {
 	gaveUp, retried := []string{firstCommit}, []string{firstCommit, "Step 1 of 1"}
 	none, twice := 0, 2
-	startTwice := &work.RetryOverride{MaxStartFailures: &twice, StartBackoff: []work.Duration{work.Duration(time.Second)}}
+	startTwice := &work.RetryOverride{MaxRequeues: &twice, RequeueBackoff: []work.Duration{work.Duration(time.Second)}} // the other rows go on meanwhile
 	return []ending{
 		{
 			name: "completed", reason: work.ReasonCompleted, says: "the agent completed its task", attempt: work.AttemptCompleted,
@@ -206,12 +205,12 @@ func endings() []ending {
 		{
 			name: "start_failed: no such image", spec: work.Spec{Image: "127.0.0.1:1/drover-no-such-image:1", Retry: startTwice},
 			reason: work.ReasonStartFailed, says: "drover-no-such-image", attempt: work.AttemptFailed, exit: noExit,
-			item: work.StateFailed, attempts: 2, startFailures: 1,
+			item: work.StateStuck, attempts: 2, requeues: 2,
 		},
 		{
 			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}, Retry: startTwice},
 			reason: work.ReasonStartFailed, says: "drover-no-such-agent", attempt: work.AttemptFailed,
-			item: work.StateFailed, attempts: 2, startFailures: 1, logs: "drover-no-such-agent",
+			item: work.StateStuck, attempts: 2, requeues: 2, logs: "drover-no-such-agent",
 		},
 		{
 			name: "start_failed: no room in time", reason: work.ReasonStartFailed, says: "memory exhausted on 1 of 1 nodes",
@@ -219,7 +218,7 @@ func endings() []ending {
 				Resources: work.Resources{MemoryMB: 4_000_000}, Limits: work.Limits{StartTimeout: work.Duration(5 * time.Second)},
 				Retry: startTwice,
 			},
-			attempt: work.AttemptFailed, exit: noExit, item: work.StateFailed, attempts: 2, startFailures: 1,
+			attempt: work.AttemptFailed, exit: noExit, item: work.StateStuck, attempts: 2, requeues: 2,
 		},
 		{
 			name: "git_auth_failed", reason: work.ReasonGitAuthFailed, says: "refused", attempt: work.AttemptFailed,
@@ -423,7 +422,6 @@ func (row ending) faults(s *stage, item work.Item) []error {
 	check("attempts", len(item.Attempts), row.attempts)
 	check("retries", item.Retries, row.retries)
 	check("requeues", item.Requeues, row.requeues)
-	check("start failures", item.StartFailures, row.startFailures)
 	if row.memoryMB != 0 {
 		check("memory", item.MemoryMB, row.memoryMB)
 	}
@@ -610,7 +608,7 @@ func (row ending) line(s *stage, item work.Item) string {
 	if row.purged {
 		n.status = "gone"
 	}
-	counters := map[string]int{"retries": item.Retries, "requeues": item.Requeues, "start failures": item.StartFailures}
+	counters := map[string]int{"retries": item.Retries, "requeues": item.Requeues}
 	end := string(item.State)
 	for _, name := range slices.Sorted(maps.Keys(counters)) {
 		if counters[name] > 0 {

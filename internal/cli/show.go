@@ -132,8 +132,8 @@ func spent(item work.Item) string {
 	if item.CostUSD > 0 {
 		cost = fmt.Sprintf(", %.2f USD", item.CostUSD)
 	}
-	return fmt.Sprintf("%d iterations, tokens %d in and %d out%s, %d retries, %d requeues, %d start failures",
-		item.Iteration, item.Tokens.In, item.Tokens.Out, cost, item.Retries, item.Requeues, item.StartFailures)
+	return fmt.Sprintf("%d iterations, tokens %d in and %d out%s, %d retries, %d requeues in a row",
+		item.Iteration, item.Tokens.In, item.Tokens.Out, cost, item.Retries, item.Requeues)
 }
 
 // changes tells the scope of the latest attempt that reported one.

@@ -24,6 +24,8 @@ const (
 	DefaultMaxInFlight       = 32
 	DefaultReconcileInterval = Duration("30s")
 	DefaultLeaderTTL         = Duration("10s")
+	DefaultLostAfter         = Duration("1m")
+	DefaultSteady            = Duration("15s")
 	DefaultLogLevel          = "info"
 )
 
@@ -148,15 +150,16 @@ type ItemDefaults struct {
 
 // Retry is what happens to items whose attempt ended.
 type Retry struct {
-	Backoff          []Duration        `hcl:"backoff,optional"`       // before retry 1, 2, …; the last repeats
-	StartBackoff     []Duration        `hcl:"start_backoff,optional"` // after start failure 1, 2, …; the last repeats
+	Backoff          []Duration        `hcl:"backoff,optional"`         // before retry 1, 2, …; the last repeats
+	RequeueBackoff   []Duration        `hcl:"requeue_backoff,optional"` // before requeue 1, 2, … in a row; the last repeats
 	RateLimitWait    Duration          `hcl:"rate_limit_wait,optional"`
 	MaxRetries       int               `hcl:"max_retries,optional"`
-	MaxRequeues      int               `hcl:"max_requeues,optional"`
-	MaxStartFailures int               `hcl:"max_start_failures,optional"`
-	Jitter           float64           `hcl:"jitter,optional"`        // share added to a wait at most, 0 to 1
-	MemoryGrowth     float64           `hcl:"memory_growth,optional"` // factor after an OOM
-	Actions          map[string]string `hcl:"actions,optional"`       // reason to action; others stay as they are
+	MaxRequeues      int               `hcl:"max_requeues,optional"`       // in a row, each while other attempts on the node went on, before the item is stuck
+	Jitter           float64           `hcl:"jitter,optional"`             // share added to a wait at most, 0 to 1
+	MemoryGrowth     float64           `hcl:"memory_growth,optional"`      // factor after an OOM
+	Actions          map[string]string `hcl:"actions,optional"`            // reason to action; others stay as they are
+	StartBackoff     []Duration        `hcl:"start_backoff,optional"`      // of older configurations; has no effect
+	MaxStartFailures int               `hcl:"max_start_failures,optional"` // of older configurations; has no effect
 }
 
 // Orchestrator is how the leader works, and how servers log.
@@ -164,6 +167,8 @@ type Orchestrator struct {
 	MaxInFlight       int      `hcl:"max_in_flight,optional"` // attempts dispatched and not ended, over all queues
 	ReconcileInterval Duration `hcl:"reconcile_interval,optional"`
 	LeaderTTL         Duration `hcl:"leader_ttl,optional"` // silence after which another server may lead
+	LostAfter         Duration `hcl:"lost_after,optional"` // since a worker's Consul session was first seen gone, at least its heartbeat_ttl
+	Steady            Duration `hcl:"steady,optional"`     // for which Consul must have answered before a worker counts as lost
 	LogLevel          string   `hcl:"log_level,optional"`
 	LogFormat         string   `hcl:"log_format,optional"` // LogAuto, LogText or LogJSON
 	// LogLevels are levels of subsystems that differ from LogLevel.
@@ -235,11 +240,12 @@ type Retention struct {
 // not given stays as it is.
 type QueueRetry struct {
 	Backoff          []Duration        `hcl:"backoff,optional"`
-	StartBackoff     []Duration        `hcl:"start_backoff,optional"`
+	RequeueBackoff   []Duration        `hcl:"requeue_backoff,optional"`
 	MaxRetries       *int              `hcl:"max_retries,optional"`
 	MaxRequeues      *int              `hcl:"max_requeues,optional"`
-	MaxStartFailures *int              `hcl:"max_start_failures,optional"`
-	Actions          map[string]string `hcl:"actions,optional"` // reason to action
+	Actions          map[string]string `hcl:"actions,optional"`            // reason to action
+	StartBackoff     []Duration        `hcl:"start_backoff,optional"`      // of older configurations; has no effect
+	MaxStartFailures *int              `hcl:"max_start_failures,optional"` // of older configurations; has no effect
 }
 
 // Override returns what the queue changes, nil if nothing.
@@ -248,8 +254,8 @@ func (r *QueueRetry) Override() *work.RetryOverride {
 		return nil
 	}
 	return &work.RetryOverride{
-		Actions: actions(r.Actions), Backoff: workAll(r.Backoff), StartBackoff: workAll(r.StartBackoff),
-		MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
+		Actions: actions(r.Actions), Backoff: workAll(r.Backoff), RequeueBackoff: workAll(r.RequeueBackoff),
+		MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues,
 	}
 }
 
@@ -269,8 +275,8 @@ func Default() Config {
 			StartTimeout: text(d.Limits.StartTimeout), QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
 		},
 		Retry: Retry{
-			Backoff: texts(r.Backoff), StartBackoff: texts(r.StartBackoff), RateLimitWait: text(r.RateLimitWait),
-			MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
+			Backoff: texts(r.Backoff), RequeueBackoff: texts(r.RequeueBackoff), RateLimitWait: text(r.RateLimitWait),
+			MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues,
 			Jitter: r.Jitter, MemoryGrowth: r.MemoryGrowth,
 		},
 		Breaker: Breaker{
@@ -279,7 +285,7 @@ func Default() Config {
 		Retention: Retention{KeepFor: DefaultKeepFor, Keep: DefaultKeep},
 		Orchestrator: Orchestrator{
 			MaxInFlight: DefaultMaxInFlight, ReconcileInterval: DefaultReconcileInterval,
-			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel, LogFormat: LogAuto,
+			LeaderTTL: DefaultLeaderTTL, LostAfter: DefaultLostAfter, Steady: DefaultSteady, LogLevel: DefaultLogLevel, LogFormat: LogAuto,
 		},
 	}
 }
@@ -315,8 +321,8 @@ func (c Config) Defaults() work.Defaults {
 func (c Config) RetryPolicy() work.RetryPolicy {
 	policy := work.RetryPolicy{
 		Actions: work.DefaultActions(),
-		Backoff: workAll(c.Retry.Backoff), StartBackoff: workAll(c.Retry.StartBackoff), RateLimitWait: c.Retry.RateLimitWait.work(),
-		MaxRetries: c.Retry.MaxRetries, MaxRequeues: c.Retry.MaxRequeues, MaxStartFailures: c.Retry.MaxStartFailures,
+		Backoff: workAll(c.Retry.Backoff), RequeueBackoff: workAll(c.Retry.RequeueBackoff), RateLimitWait: c.Retry.RateLimitWait.work(),
+		MaxRetries: c.Retry.MaxRetries, MaxRequeues: c.Retry.MaxRequeues,
 		Jitter: c.Retry.Jitter, MemoryGrowth: c.Retry.MemoryGrowth,
 	}
 	return policy.With(&work.RetryOverride{Actions: actions(c.Retry.Actions)})
@@ -338,7 +344,7 @@ func (c Config) BreakerPolicy() work.BreakerPolicy {
 func actions(named map[string]string) map[work.Reason]work.Action {
 	actions := make(map[work.Reason]work.Action, len(named))
 	for reason, action := range named {
-		actions[work.Reason(reason)] = work.Action(action)
+		actions[work.Reason(reason)] = work.ParseAction(action)
 	}
 	return actions
 }

@@ -239,7 +239,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		`queue "q".command`:               func(c *config.Config) { c.QueueBlocks = []config.Queue{{Name: "q", Command: []string{"x"}}} },
 		"defaults.pr_provider":            func(c *config.Config) { c.ItemDefaults.PRProvider = "gitlab" },
 		"retry.backoff":                   func(c *config.Config) { c.Retry.Backoff = nil },
-		"retry.start_backoff[1]":          func(c *config.Config) { c.Retry.StartBackoff = []config.Duration{"1s", "x"} },
+		"retry.requeue_backoff[1]":        func(c *config.Config) { c.Retry.RequeueBackoff = []config.Duration{"1s", "x"} },
 		"retry.max_retries":               func(c *config.Config) { c.Retry.MaxRetries = -1 },
 		"retry.jitter":                    func(c *config.Config) { c.Retry.Jitter = 2 },
 		"retry.memory_growth":             func(c *config.Config) { c.Retry.MemoryGrowth = 0.5 },

@@ -190,11 +190,10 @@ func (d ItemDefaults) validate(check *checker) {
 
 func (r Retry) validate(check *checker) {
 	check.durations("retry.backoff", r.Backoff)
-	check.durations("retry.start_backoff", r.StartBackoff)
+	check.durations("retry.requeue_backoff", r.RequeueBackoff)
 	check.duration("retry.rate_limit_wait", r.RateLimitWait, time.Second)
 	check.atLeast("retry.max_retries", r.MaxRetries, 0)
 	check.atLeast("retry.max_requeues", r.MaxRequeues, 0)
-	check.atLeast("retry.max_start_failures", r.MaxStartFailures, 1)
 	if r.Jitter < 0 || r.Jitter > 1 {
 		check.bad("retry.jitter", "is %g, must be between 0 and 1", r.Jitter)
 	}
@@ -210,6 +209,8 @@ func (o Orchestrator) validate(check *checker) {
 	check.atLeast("orchestrator.max_in_flight", o.MaxInFlight, 1)
 	check.duration("orchestrator.reconcile_interval", o.ReconcileInterval, time.Second)
 	check.duration("orchestrator.leader_ttl", o.LeaderTTL, MinLeaderTTL)
+	check.duration("orchestrator.lost_after", o.LostAfter, time.Second)
+	check.duration("orchestrator.steady", o.Steady, time.Second)
 	check.oneOf("orchestrator.log_format", o.LogFormat, LogAuto, LogText, LogJSON)
 	check.logLevel("orchestrator.log_level", o.LogLevel)
 	for _, subsystem := range slices.Sorted(maps.Keys(o.LogLevels)) {
@@ -269,7 +270,7 @@ func (r *QueueRetry) validate(check *checker, field string) {
 	if r == nil {
 		return
 	}
-	for name, durations := range map[string][]Duration{"backoff": r.Backoff, "start_backoff": r.StartBackoff} {
+	for name, durations := range map[string][]Duration{"backoff": r.Backoff, "requeue_backoff": r.RequeueBackoff} {
 		for i, d := range durations {
 			check.duration(fmt.Sprintf("%s.%s[%d]", field, name, i), d, 0)
 		}
