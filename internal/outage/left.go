@@ -19,38 +19,47 @@ func (w *world) left(ctx context.Context) error {
 	return errors.Join(w.leftKeys(ctx), w.leftSessions(ctx), w.leftServices(ctx), w.leftChildren(ctx), w.leftProcesses())
 }
 
-// leftKeys finds results, progress, envelopes, locks, claims that are not closed and breakers that are not.
+// leftKeys finds results, locks, claims and breakers that are not closed, and progress and envelopes without a closed
+// claim: those go with it, some time later.
 func (w *world) leftKeys(ctx context.Context) error {
 	keys := consul.NewKeys("")
 	pairs, _, err := w.consulAPI.KV().List(keys.Prefix(), (&consulapi.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 	if err != nil {
 		return err
 	}
+	closed := map[string]bool{} // attempts
+	for _, pair := range pairs {
+		var claim work.Claim
+		if attempt, ok := strings.CutPrefix(pair.Key, keys.Claims()); ok && json.Unmarshal(pair.Value, &claim) == nil {
+			closed[attempt] = claim.Ended
+		}
+	}
 	var errs []error
 	for _, pair := range pairs {
-		if fault := faultOf(keys, pair); fault != "" {
-			errs = append(errs, fmt.Errorf("consul: key %s: %s", pair.Key, fault))
+		if fault := faultOf(keys, pair, closed); fault != "" {
+			errs = append(errs, fmt.Errorf("consul: key %s: %s: %s", pair.Key, fault, pair.Value))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func faultOf(keys consul.Keys, pair *consulapi.KVPair) string {
+// faultOf says why a key should not be there, nothing if it may.
+func faultOf(keys consul.Keys, pair *consulapi.KVPair, closed map[string]bool) string {
 	below := func(folder string) bool { return strings.HasPrefix(pair.Key, folder) && pair.Key != folder }
+	attempt := pair.Key[strings.LastIndexByte(pair.Key, '/')+1:]
 	switch {
-	case below(keys.Results()), below(keys.ProgressFolder()), below(keys.Envelopes()):
-		return "left of an attempt"
+	case below(keys.Results()):
+		return "a result that no leader has taken"
 	case below(keys.Locks()) && !strings.HasSuffix(pair.Key, "/guard"):
-		return "a lock: " + string(pair.Value)
-	case below(keys.Claims()):
-		var claim work.Claim
-		if err := json.Unmarshal(pair.Value, &claim); err != nil || !claim.Ended {
-			return fmt.Sprintf("a claim that is not closed: %s", pair.Value)
-		}
+		return "a lock"
+	case below(keys.Claims()) && !closed[attempt]:
+		return "a claim that is not closed"
+	case (below(keys.ProgressFolder()) || below(keys.Envelopes())) && !closed[attempt]:
+		return "of an attempt whose claim is not closed"
 	case below(keys.Breakers()):
 		var breaker work.Breaker
 		if err := json.Unmarshal(pair.Value, &breaker); err != nil || !breaker.Closed() {
-			return fmt.Sprintf("a breaker that is not closed: %s", pair.Value)
+			return "a breaker that is not closed"
 		}
 	}
 	return ""

@@ -53,7 +53,7 @@ func runSeed(ctx context.Context, out io.Writer, real bool, seed uint64) error {
 func runBothAways(ctx context.Context, out io.Writer, real bool, outage, grace time.Duration) error {
 	const items, steps, delay = 16, 8, 5 * time.Second
 	for _, a := range []away{
-		{items: items, length: outage, ttl: work.DefaultHeartbeatTTL.Std(), grace: 15 * time.Minute, delay: delay, steps: steps},
+		{items: items, length: outage, ttl: work.DefaultHeartbeatTTL.Std(), grace: work.DefaultFenceGrace.Std(), delay: delay, steps: steps},
 		{items: items, length: grace * 5 / 2, ttl: min(30*time.Second, grace), grace: grace, delay: delay, steps: steps},
 	} {
 		if err := report(out, real, items, func(o options) ([]string, error) { return runAway(ctx, out, o, a) }); err != nil {

@@ -32,31 +32,34 @@ const (
 
 // options of a world.
 type options struct {
-	root      string // of the module: build/bin may hold Consul
-	bin       string // of drover, drover-worker and drover-demo-agent
-	dir       string
-	real      bool   // the nomad on the PATH instead of the embedded one
-	replicas  int    // servers of drover
-	inFlight  int    // attempts at a time
-	defaults  string // more lines of the configuration's block defaults
-	more      string // more blocks of the configuration
-	consulHCL string // more configuration of Consul's agent
+	root     string // of the module: build/bin may hold Consul
+	bin      string // of drover, drover-worker and drover-demo-agent
+	dir      string
+	real     bool   // the nomad on the PATH instead of the embedded one
+	replicas int    // servers of drover
+	inFlight int    // attempts at a time
+	defaults string // more lines of the configuration's block defaults
+	more     string // more blocks of the configuration
+	leader   string // more lines of its block orchestrator
+	ownAgent bool   // workers have a Consul agent of their own, which is no server
 }
 
 // world is everything around the items: a git server that stays, and a Consul, a Nomad and servers that do not.
 type world struct {
 	options
-	git        *gittest.Server
-	consul     *process
-	nomad      nomad
-	servers    []*process
-	clients    []*api.Client // of the servers, in their order
-	consulAddr string        // host and port
-	consulAPI  *consulapi.Client
-	nomadAPI   *nomadapi.Client
-	worker     string // the worker's program, by a name that no other run uses
-	agent      string
-	transport  *http.Transport
+	git          *gittest.Server
+	consul       *process
+	node         *process // nil where workers use consul
+	nomad        nomad
+	servers      []*process
+	clients      []*api.Client // of the servers, in their order
+	consulAddr   string        // host and port
+	workerConsul string        // of the agent that workers use
+	consulAPI    *consulapi.Client
+	nomadAPI     *nomadapi.Client
+	worker       string // the worker's program, by a name that no other run uses
+	agent        string
+	transport    *http.Transport
 }
 
 // newWorld starts everything and waits until items are taken. The caller must close it.
@@ -74,7 +77,7 @@ func newWorld(ctx context.Context, o options) (*world, error) {
 
 // build makes everything and starts nothing but the git server.
 func (w *world) build() (err error) {
-	const portsOfConsul, portsOfNomad = 3, 3
+	const portsOfConsul, portsOfNomad = 6, 3
 	ports, err := testkit.Ports(portsOfConsul + portsOfNomad + w.replicas)
 	if err != nil {
 		return err
@@ -99,20 +102,23 @@ func (w *world) makeConsul(ports []int) error {
 	if err != nil {
 		return err
 	}
-	args := []string{
-		binary, "agent", "-server", "-bootstrap-expect=1", "-node=outage", "-data-dir=" + filepath.Join(w.dir, "consul"),
-		"-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn",
-		"-http-port=" + strconv.Itoa(ports[0]), "-server-port=" + strconv.Itoa(ports[1]), "-serf-lan-port=" + strconv.Itoa(ports[2]),
-		"-serf-wan-port=-1", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		"-hcl=performance { raft_multiplier = 1 }", `-hcl=check_update_interval = "0s"`,
+	w.consul = w.consulAgent(binary, "consul", ports[:3], "-server", "-bootstrap-expect=1", "-hcl=performance { raft_multiplier = 1 }")
+	w.consulAddr, w.workerConsul = local(ports[0]), local(ports[0])
+	if w.ownAgent {
+		w.node = w.consulAgent(binary, "node", ports[3:], "-retry-join="+local(ports[2]), "-retry-interval=1s")
+		w.workerConsul = local(ports[3])
 	}
-	if w.consulHCL != "" {
-		args = append(args, "-hcl="+w.consulHCL)
-	}
-	w.consul = newProcess(w.dir, "consul", clean(os.Environ()), args...)
-	w.consulAddr = local(ports[0])
 	w.consulAPI, err = consulapi.NewClient(&consulapi.Config{Address: w.consulAddr, HttpClient: &http.Client{Transport: w.transport}})
 	return err
+}
+
+// consulAgent makes an agent on ports for HTTP, for servers and for gossip.
+func (w *world) consulAgent(binary, name string, ports []int, args ...string) *process {
+	return newProcess(w.dir, name, clean(os.Environ()), append([]string{
+		binary, "agent", "-node=" + name, "-data-dir=" + filepath.Join(w.dir, name), "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn",
+		"-http-port=" + strconv.Itoa(ports[0]), "-server-port=" + strconv.Itoa(ports[1]), "-serf-lan-port=" + strconv.Itoa(ports[2]),
+		"-serf-wan-port=-1", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", `-hcl=check_update_interval = "0s"`,
+	}, args...)...)
 }
 
 func (w *world) makeNomad(ports []int) (err error) {
@@ -150,12 +156,13 @@ defaults {
 orchestrator {
   max_in_flight      = %d
   reconcile_interval = "5s"
+  %s
 }
 %s
 `
 
 func (w *world) makeServers(ports []int) error {
-	text := fmt.Sprintf(configuration, w.consulAddr, w.nomadAPI.Address(), w.worker, w.consulAddr, w.agent, w.defaults, w.inFlight, w.more)
+	text := fmt.Sprintf(configuration, w.consulAddr, w.nomadAPI.Address(), w.worker, w.workerConsul, w.agent, w.defaults, w.inFlight, w.leader, w.more)
 	file := filepath.Join(w.dir, "drover.hcl")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
@@ -196,6 +203,9 @@ func (w *world) begin(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := w.startNode(ctx); err != nil {
+		return err
+	}
 	return w.await(ctx, "drover", func(ctx context.Context) error {
 		return w.call(ctx, func(ctx context.Context, c *api.Client) error {
 			status, err := c.Status(ctx)
@@ -204,6 +214,23 @@ func (w *world) begin(ctx context.Context) error {
 			}
 			return err
 		})
+	})
+}
+
+// startNode starts the workers' own Consul agent, if they have one, and waits until it is in the catalog.
+func (w *world) startNode(ctx context.Context) error {
+	if w.node == nil {
+		return nil
+	}
+	if err := w.node.start(); err != nil {
+		return err
+	}
+	return w.await(ctx, "the workers' consul agent", func(ctx context.Context) error {
+		checks, _, err := w.consulAPI.Health().Node(w.node.name, (&consulapi.QueryOptions{}).WithContext(ctx))
+		if err == nil && checks.AggregatedStatus() != consulapi.HealthPassing {
+			err = errors.New("it is not in the catalog")
+		}
+		return err
 	})
 }
 
@@ -222,8 +249,10 @@ func (w *world) close() error {
 	for _, pid := range processesOf(w.worker) { // none, unless something went wrong
 		errs = append(errs, kill(pid))
 	}
-	if w.consul != nil {
-		errs = append(errs, w.consul.kill())
+	for _, agent := range []*process{w.node, w.consul} {
+		if agent != nil {
+			errs = append(errs, agent.kill())
+		}
 	}
 	if w.git != nil {
 		errs = append(errs, w.git.Close())
@@ -251,13 +280,17 @@ func (w *world) nomadReady(ctx context.Context) error {
 
 // await waits until a condition holds.
 func (w *world) await(ctx context.Context, what string, condition func(context.Context) error) error {
+	var last error
 	for {
 		err := condition(ctx)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil { // else it may have been cut short
+			last = err
+		}
 		if wait.For(ctx, pollInterval) != nil {
-			return fmt.Errorf("wait for %s: %w: %w", what, context.Cause(ctx), err)
+			return fmt.Errorf("wait for %s: %w: %w", what, context.Cause(ctx), last)
 		}
 	}
 }
