@@ -99,6 +99,11 @@ ports {
   rpc  = %d
   serf = %d
 }
+advertise { # Nomad takes no loopback address that it has to guess
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
 server {
   enabled          = true
   bootstrap_expect = 1
