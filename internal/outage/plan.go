@@ -13,8 +13,8 @@ import (
 
 // Of a run.
 const (
-	repositories = 12
-	itemsPerRepo = 5
+	repositories = 20
+	itemsPerRepo = 3
 	maxRetries   = 2
 )
 
@@ -70,10 +70,10 @@ func planItems(random *rand.Rand, dir string, fail []own) []planned {
 		p.journal = filepath.Join(dir, p.id+".journal")
 		items = append(items, p)
 	}
-	// Each in a repository of its own, so that its breaker has no cause to open; among the first, so that all have failed when the outages end.
+	// Each in a repository of its own, so that no breaker has cause to open, and first there, so that all have failed when
+	// the outages end.
 	for i, n := range random.Perm(repositories)[:len(fail)] {
-		p := &items[n+repositories*random.IntN(itemsPerRepo-2)]
-		p.own, p.commits, p.delay = fail[i], failingCommits, 2*time.Second
+		items[n].own, items[n].commits, items[n].delay = fail[i], failingCommits, 2*time.Second
 	}
 	return items
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -163,11 +162,15 @@ func (s *storm) killVictim(ctx context.Context, kind int) error {
 }
 
 // pickVictim returns an item whose agent runs and has more to do, with the attempt's number and the agent's process id,
-// which is 0 if there is none. No repository has two victims, so that its breaker has no cause to open.
+// which is 0 if there is none. It is the only one of its repository that fails or is killed, so that no breaker has cause to open.
 func (s *storm) pickVictim() (planned, int, int, error) {
+	spared := map[string]bool{}
+	for _, p := range s.items {
+		spared[p.repository] = spared[p.repository] || p.fails() || s.isVictim(p)
+	}
 	for _, n := range s.random.Perm(len(s.items)) {
 		p := s.items[n]
-		if p.fails() || s.hasVictim(p.repository) {
+		if spared[p.repository] {
 			continue
 		}
 		j, err := readJournal(p.journal)
@@ -181,15 +184,13 @@ func (s *storm) pickVictim() (planned, int, int, error) {
 	return planned{}, 0, 0, nil
 }
 
-func (s *storm) hasVictim(repository string) bool {
-	return slices.ContainsFunc(s.items, func(p planned) bool {
-		for id := range s.killed {
-			if id.Item() == p.id && p.repository == repository {
-				return true
-			}
+func (s *storm) isVictim(p planned) bool {
+	for id := range s.killed {
+		if id.Item() == p.id {
+			return true
 		}
-		return false
-	})
+	}
+	return false
 }
 
 // verdict returns what is wrong, one line each.

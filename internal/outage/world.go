@@ -192,11 +192,11 @@ func (w *world) begin(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("not everything is up in time"))
 	defer cancel()
-	if err := w.await(ctx, "consul", w.consulReady); err != nil {
-		return errors.Join(err, errors.New(w.consul.logEnd()))
+	if err := w.awaitUp(ctx, target{"consul", w.consul}, w.consulReady); err != nil {
+		return err
 	}
-	if err := w.await(ctx, "nomad", w.nomadReady); err != nil {
-		return errors.Join(err, w.nomad.fault())
+	if err := w.awaitUp(ctx, target{"nomad", w.nomad}, w.nomadReady); err != nil {
+		return err
 	}
 	for _, s := range w.servers {
 		if err := s.start(); err != nil {
@@ -293,6 +293,19 @@ func (w *world) await(ctx context.Context, what string, condition func(context.C
 			return fmt.Errorf("wait for %s: %w: %w", what, context.Cause(ctx), last)
 		}
 	}
+}
+
+// awaitUp waits until a target is ready, and gives up when it has ended.
+func (w *world) awaitUp(ctx context.Context, t target, ready func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return w.await(ctx, t.name, func(ctx context.Context) error {
+		if err := t.of.fault(); err != nil {
+			cancel(err)
+			return err
+		}
+		return ready(ctx)
+	})
 }
 
 // call calls the servers one after the other until one answers.
