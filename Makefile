@@ -26,6 +26,10 @@ consul: ## Provide a real Consul for the tests, built once into build/bin where 
 demo: $(if $(engine),image,build) ## Show what drover is for: three items, one of them killed on its way
 	@go run ./internal/demo
 
+.PHONY: cases
+cases: build consul ## Run the table of cases from the field; ONLY=G3,A1 some rows, OLD=path on an old drover
+	@go run ./internal/cases $(if $(ONLY),-only $(ONLY)) $(if $(OLD),-old $(OLD))
+
 .PHONY: lint
 lint: ## Check format, go vet and staticcheck
 	@unformatted=$$(gofmt -l cmd consul internal jobs nomad); \
@@ -37,6 +41,7 @@ lint: ## Check format, go vet and staticcheck
 test: lint consul $(if $(engine),image,build) ## Check all that CI checks: lint, and the tests with the race detector
 	@$(if $(engine),,echo "no Docker engine answers: the tests that need one are skipped")
 	$(MAKE) --no-print-directory demo
+	$(MAKE) --no-print-directory cases
 	$(MAKE) --no-print-directory model
 	CGO_ENABLED=1 DROVER_TEST_MUST_RUN=consul $(if $(engine),DROVER_TEST_IMAGE=drover-worker-demo:dev) \
 		go tool gotestsum --format pkgname -- -race -p 2 -timeout 15m ./...

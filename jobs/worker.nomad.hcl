@@ -172,6 +172,8 @@ job "drover-worker" {
         destination = "secrets/drover.env"
         perms       = "0400"
         env         = true
+        # Rendered again, it would end its task once Nomad's servers are away for minutes.
+        once        = true
         change_mode = "noop"
         data        = <<-EOT
           {{- if nomadVarExists "${var.secrets_path}" }}

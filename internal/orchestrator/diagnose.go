@@ -144,6 +144,7 @@ func (o *Orchestrator) diagnoseRun(ctx context.Context, d diagnosis, item *work.
 		d.advise("See to Consul. A worker that can't reach it pushes nothing while its agent goes on, and takes its attempt back. An attempt that it can't take back is run again; no retry is spent.")
 	case progress == nil:
 		d.say("Its worker has not said how far it is yet.")
+		o.diagnoseUnclaimed(ctx, d, a, now)
 	default:
 		tool := ""
 		if progress.LastTool != "" {
@@ -153,6 +154,27 @@ func (o *Orchestrator) diagnoseRun(ctx context.Context, d diagnosis, item *work.
 	}
 	o.diagnoseLife(d, item, a, progress, now)
 	d.say("Its time is up at %s.", stamp(a.StartedAt.Add(limits.Timeout.Std())))
+}
+
+// claimPatience is how long a container runs before it is told that its worker has
+// not claimed the attempt.
+const claimPatience = 5 * time.Second
+
+// diagnoseUnclaimed is about a worker that does not reach Consul: it says so on its
+// standard error.
+func (o *Orchestrator) diagnoseUnclaimed(ctx context.Context, d diagnosis, a *work.Attempt, now time.Time) {
+	if now.Sub(a.StartedAt) < claimPatience {
+		return
+	}
+	if _, index, err := o.store.Claim(ctx, a.ID); err != nil || index != 0 {
+		return
+	}
+	said := ""
+	if line := o.lastLine(ctx, a.Allocation); line != "" {
+		said = " It said last: " + line
+	}
+	d.say("Its worker has not claimed the attempt in Consul, so it may not reach Consul from node %s.%s", a.Node, said)
+	d.advise("drover doctor checks the way from the nodes to Consul.")
 }
 
 // diagnoseLife is about whether an attempt's worker and agent live.

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,19 +22,26 @@ func (o *Orchestrator) withLastWords(ctx context.Context, end work.Ending) work.
 	if end.Reason != work.ReasonStartFailed || end.Result != nil || end.ExitCode == nil || end.Allocation == "" {
 		return end
 	}
-	ctx, cancel := context.WithTimeout(ctx, wordsTimeout)
-	defer cancel()
-	data, err := o.readLog(ctx, work.Allocation{ID: end.Allocation, Task: work.Task{Finished: time.Now()}}, "stderr")
-	if err != nil {
-		o.log.Debug("last words of a worker not read", "allocation", end.Allocation, "error", err)
-		return end
-	}
-	lines := lastLines(data)
-	for i := len(lines) - 1; i >= 0; i-- {
-		if line := strings.TrimSpace(lines[i]); line != "" {
-			end.Detail += ": " + strings.ToValidUTF8(line[:min(wordsBytes, len(line))], "")
-			return end
-		}
+	if line := o.lastLine(ctx, end.Allocation); line != "" {
+		end.Detail += ": " + line
 	}
 	return end
+}
+
+// lastLine returns the last line of an allocation's standard error, empty where
+// there is none, or Nomad can't tell.
+func (o *Orchestrator) lastLine(ctx context.Context, allocation string) string {
+	ctx, cancel := context.WithTimeout(ctx, wordsTimeout)
+	defer cancel()
+	data, err := o.readLog(ctx, work.Allocation{ID: allocation, Task: work.Task{Finished: time.Now()}}, "stderr")
+	if err != nil {
+		o.log.Debug("last words of a worker not read", "allocation", allocation, "error", err)
+		return ""
+	}
+	for _, line := range slices.Backward(lastLines(data)) {
+		if line = strings.TrimSpace(line); line != "" {
+			return strings.ToValidUTF8(line[:min(wordsBytes, len(line))], "")
+		}
+	}
+	return ""
 }

@@ -105,13 +105,23 @@ func (o *Orchestrator) locksOf(ctx context.Context, id string) ([]work.Lock, err
 	return found, nil
 }
 
+// closeClaim closes the claim of an attempt that belongs to no item.
+func (o *Orchestrator) closeClaim(ctx context.Context, a work.AttemptID) error {
+	claim, index, err := o.store.Claim(ctx, a)
+	if err != nil || index == 0 || claim.Ended {
+		return err
+	}
+	claim.Ended, claim.EndedAt = true, time.Now().UTC()
+	return o.ledger.Commit(ctx, work.Change{CloseClaim: &work.CloseClaim{Claim: claim, Index: index}})
+}
+
 // endHolder ends the attempt that has locked something, if it is an open one, and
 // returns what became of it. With its end its claim is closed, so that its worker
 // can't take the attempt back once the session is gone.
 func (o *Orchestrator) endHolder(ctx context.Context, lock work.Lock, by string) (string, error) {
 	e := o.entry(lock.Item)
 	if e == nil {
-		return fmt.Sprintf("attempt %s belongs to no item that is stored here", lock.Attempt), nil
+		return fmt.Sprintf("attempt %s belongs to no item that is stored here", lock.Attempt), o.closeClaim(ctx, lock.Attempt)
 	}
 	detail := fmt.Sprintf("its locks (%s) were released by %s", lock.PathSet(), cmp.Or(by, "an operator"))
 	if err := o.lockedEnd(ctx, e, lock.Attempt, work.Ending{Reason: work.ReasonKilledByOperator, Detail: detail}); err != nil {

@@ -81,6 +81,7 @@ const (
 	TaskHookFailed     = "Task hook failed"
 	TaskInvalid        = "Failed Validation"
 	TaskArtifactFailed = "Failed Artifact Download"
+	TaskRestoreFailed  = "Failed Restoring Task"
 )
 
 // Allocation client and desired statuses, as Nomad names them.
@@ -154,6 +155,10 @@ func (a Allocation) Ending() Ending {
 		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("Nomad lost node %s for a while and ended what ran there", a.Node)
 	case a.DesiredStatus == DesiredStop:
 		end.Reason, end.Detail = ReasonKilledByOperator, "the Nomad job was stopped by hand"
+	case a.has(TaskRestoreFailed):
+		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("Nomad's client on node %s was started anew and its container was gone", a.Node)
+	case term != nil && a.has(TaskKilling):
+		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("Nomad's client on node %s ended it, and nobody had asked for that: %s", a.Node, a.killedBecause())
 	case term == nil:
 		end.Reason, end.Detail = ReasonStartFailed, a.startFailure()
 	default:
@@ -181,6 +186,20 @@ func processEnding(end Ending) (Reason, string) {
 		return ReasonCrashed, fmt.Sprintf("killed by signal %d (exit code %d)", end.Signal, code)
 	}
 	return ReasonCrashed, fmt.Sprintf("exited with code %d and left no result", code)
+}
+
+func (a Allocation) has(event string) bool {
+	return slices.ContainsFunc(a.Task.Events, func(e TaskEvent) bool { return e.Type == event })
+}
+
+// killedBecause returns what Nomad's client says of why it ended the task.
+func (a Allocation) killedBecause() string {
+	for _, e := range a.Task.Events {
+		if e.Type == TaskKilling && e.Message != "" {
+			return e.Message
+		}
+	}
+	return "no reason given"
 }
 
 func (a Allocation) terminated() *TaskEvent {

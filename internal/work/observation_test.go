@@ -28,6 +28,8 @@ func TestEndingOfAllocation(t *testing.T) {
 		"fenced":                {work.Allocation{ClientStatus: "failed", DesiredStatus: "run", Task: work.Task{Events: terminated("75", "0", "false")}}, work.ReasonFenced, "could not take the attempt back"},
 		"fenced, a child oom":   {work.Allocation{ClientStatus: "failed", DesiredStatus: "run", Task: work.Task{Events: terminated("75", "0", "true")}}, work.ReasonFenced, "could not take the attempt back"},
 		"no Consul":             {work.Allocation{ClientStatus: "failed", DesiredStatus: "run", Task: work.Task{Events: terminated("76", "0", "false")}}, work.ReasonStartFailed, "never reached Consul"},
+		"client began anew":     {work.Allocation{ClientStatus: "complete", DesiredStatus: "run", Node: "n1", Task: work.Task{Events: append([]work.TaskEvent{{Type: work.TaskRestoreFailed}}, terminated("0", "0", "false")...)}}, work.ReasonNodeLost, "n1"},
+		"killed by the client":  {work.Allocation{ClientStatus: "failed", DesiredStatus: "run", Node: "n1", Task: work.Task{Events: append([]work.TaskEvent{{Type: work.TaskKilling, Message: "Template failed: no servers"}}, terminated("143", "15", "false")...)}}, work.ReasonNodeLost, "Template failed: no servers"},
 		"given up, node down":   {work.Allocation{ClientStatus: "complete", DesiredStatus: "stop", Superseded: true, Node: "n1", Task: work.Task{Events: terminated("143", "15", "false")}}, work.ReasonNodeLost, "n1"},
 		"lost":                  {work.Allocation{ClientStatus: "lost", DesiredStatus: "stop", Node: "n1"}, work.ReasonNodeLost, "n1"},
 		"unknown":               {work.Allocation{ClientStatus: "unknown", DesiredStatus: "run", Node: "n1"}, work.ReasonNodeLost, "n1"},

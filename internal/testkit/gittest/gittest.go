@@ -38,6 +38,8 @@ type Options struct {
 	Username, Password string
 	// Address to listen on, host:port; a free port of the loopback if empty.
 	Address string
+	// Before is called before a request is answered, with the repository's name as in CreateRepo. It may be nil.
+	Before func(repo string)
 }
 
 // Server serves the bare repositories of one directory on the loopback. Its methods may be called concurrently.
@@ -107,6 +109,13 @@ func (s *Server) Close() error {
 	<-s.served
 	return err
 }
+
+// Path returns the directory of a bare repository.
+func (s *Server) Path(repo string) string { return filepath.Join(s.dir, repo+".git") }
+
+// Git runs git in a repository, or in the server's directory without one, apart from the user's configuration, and
+// returns what it prints.
+func (s *Server) Git(repo string, args ...string) (string, error) { return s.git(repo, nil, args...) }
 
 // URL returns where git clients find the repository. It holds no credentials.
 func (s *Server) URL(repo string) string { return "http://" + s.address + "/" + repo + ".git" }
@@ -206,6 +215,10 @@ func (s *Server) handler(backend string) http.Handler {
 		case isPush(r) && s.takeFailure():
 			http.Error(w, "the git server fails this push", http.StatusServiceUnavailable)
 		default:
+			if before := s.options.Before; before != nil {
+				repo, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), ".git/")
+				before(repo)
+			}
 			serve(git, w, r)
 		}
 	})
