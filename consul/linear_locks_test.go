@@ -275,26 +275,52 @@ func (h *lockHistory) add(client int, op lockOp, call int64) {
 	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: op, Call: call, Return: ret})
 }
 
-// operations are those of the clients, and the end of each session: at some moment after it was last proven. A lock or
-// unlock that nobody knows the end of does nothing any more once the session is gone by which it was asked for.
-func (h *lockHistory) operations() []porcupine.Operation {
-	ops := slices.Clone(h.ops)
-	for i, o := range ops {
+// operations are those of the clients, and the end of each session: at some moment after it was last proven. What is
+// left open is bounded by what is known later, for each operation that may happen at any time doubles the work of the
+// checker: a lock or unlock does nothing any more once the session is gone by which it was asked for, and a re-claim or
+// the end of a claim does nothing once the claim was read by a re-claim after it.
+func (h *lockHistory) operations() (ops []porcupine.Operation) {
+	for _, o := range h.ops {
 		op := o.Input.(lockOp)
-		if o.Return != never || op.kind == opRegain || op.kind == opClose {
-			continue
-		}
-		for _, s := range h.sessions {
-			if s.attempt == op.attempt && s.began <= o.Call && s.gone >= o.Call { // the one that it had then
-				ops[i].Return = max(s.gone, o.Call)
-				break
+		if o.Return == never {
+			switch op.kind {
+			case opRegain:
+				o.Return = h.settled(op.attempt, o.Call)
+			case opClose:
+				if o.Return = h.settled(op.attempt, o.Call); o.Return == never {
+					continue // nothing rests on it
+				}
+			default:
+				o.Return = h.sessionEnd(op.attempt, o.Call)
 			}
 		}
+		ops = append(ops, o)
 	}
 	for _, s := range h.sessions {
 		ops = append(ops, porcupine.Operation{ClientId: s.client, Input: lockOp{kind: opExpire, attempt: s.attempt}, Call: s.alive, Return: s.gone})
 	}
 	return ops
+}
+
+// settled returns when the first re-claim of an attempt after a call ended whose outcome is known.
+func (h *lockHistory) settled(attempt string, call int64) int64 {
+	end := int64(never)
+	for _, o := range h.ops {
+		if op := o.Input.(lockOp); op.kind == opRegain && op.attempt == attempt && op.out != outUnknown && o.Call > call {
+			end = min(end, o.Return)
+		}
+	}
+	return end
+}
+
+// sessionEnd returns when the session was known to be gone that an attempt had at a call.
+func (h *lockHistory) sessionEnd(attempt string, call int64) int64 {
+	for _, s := range h.sessions {
+		if s.attempt == attempt && s.began <= call && s.gone >= call {
+			return s.gone
+		}
+	}
+	return never
 }
 
 func (h *lockHistory) tally() (t tally) {
@@ -585,16 +611,21 @@ func (c *lockClient) leave() {
 	}
 }
 
-// endSession has another client end the attempt's session. It leaves the attempt where that is not sure.
+// endSession has another client end the attempt's session, and another one if that fails. It returns false, and
+// leaves the attempt, when the run is over.
 func (c *lockClient) endSession() bool {
-	other := c.open(c.random.IntN(len(c.cluster.Servers)))
-	_, err := c.call(func(ctx context.Context) error {
-		return other.BreakLock(ctx, work.Lock{Attempt: c.attempt.Claim().Attempt, Session: c.attempt.Claim().Session})
-	})
-	if err != nil {
-		c.attempt = nil
+	for !c.over() {
+		other := c.open(c.random.IntN(len(c.cluster.Servers)))
+		_, err := c.call(func(ctx context.Context) error {
+			return other.BreakLock(ctx, work.Lock{Attempt: c.attempt.Claim().Attempt, Session: c.attempt.Claim().Session})
+		})
+		if err == nil {
+			return true
+		}
+		_ = wait.For(c.t.Context(), 50*time.Millisecond)
 	}
-	return err == nil
+	c.attempt = nil
+	return false
 }
 
 // fall takes note of a session that is gone. The client tries to take its attempt back, at once or after a while, or leaves it.

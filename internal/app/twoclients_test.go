@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
 	nomadapi "github.com/hashicorp/nomad/api"
@@ -16,6 +17,9 @@ import (
 	"drover/internal/testkit/gittest"
 	"drover/internal/work"
 )
+
+// clientPatience bounds the wait for an item that works for minutes.
+const clientPatience = 5 * time.Minute
 
 // twoClients is a spine on a real Nomad and a real Consul with two clients, which can be cut off.
 type twoClients struct {
@@ -29,6 +33,7 @@ func newTwoClients(t *testing.T, serverHCL string) *twoClients {
 	t.Helper()
 	net := testkit.NewNomadNetwork(t, 2, serverHCL)
 	s := newSpineOn(t, servers{consul: net.ConsulAddress, nomad: net.Nomad.Address()})
+	t.Cleanup(func() { testkit.KillMentioning(filepath.Join(s.bin, "drover-worker")) }) // a test that failed leaves some
 	s.git = gittest.New(t, gittest.Options{Username: "drover", Password: gitToken, Address: net.Host + ":0"})
 	if err := s.git.CreateRepo(repository, map[string]string{"README.md": "a shop\n"}); err != nil {
 		t.Fatal(err)
@@ -105,7 +110,13 @@ func (s *twoClients) starts() (pids []int, attempts []int) {
 // ended checks that an item completed with these reasons of its attempts, one agent each and every commit once.
 func (s *twoClients) ended(id string, commits int, want ...work.Reason) work.Item {
 	s.t.Helper()
-	item := s.await(id)
+	var item work.Item
+	testkit.Eventually(s.t, clientPatience, func() (err error) {
+		if item, err = s.item(id); err == nil && !item.State.Terminal() {
+			err = fmt.Errorf("item %s is %s: %s", id, item.State, item.Why)
+		}
+		return err
+	})
 	var got []work.Reason
 	for _, a := range item.Attempts {
 		got = append(got, a.Reason)
@@ -177,7 +188,7 @@ func TestClientThatIsCutOffForAMomentKeepsItsWorker(t *testing.T) {
 // TestClientThatIsCutOffForLongLosesItsWorker cuts a client off until Nomad calls its node down. The attempt is lost, the
 // next one runs on the other client, and the worker of the first ends without a further push once its client is back.
 func TestClientThatIsCutOffForLongLosesItsWorker(t *testing.T) {
-	const commits = 60
+	const commits = 35
 	s := newTwoClients(t, `heartbeat_grace = "5s"`)
 	item, node := s.running(commits)
 	pids, _ := s.starts()

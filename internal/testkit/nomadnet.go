@@ -70,7 +70,7 @@ func (n *NomadNetwork) ip(t testing.TB, args ...string) {
 
 // remove ends what the clients' tasks have left, and the network.
 func (n *NomadNetwork) remove(t testing.TB) {
-	killMentioning(n.dir)
+	KillMentioning(n.dir)
 	unmountBelow(t, n.dir)
 	for _, c := range n.Clients {
 		_ = exec.Command("ip", "netns", "del", c.space).Run() // and its link; a test that failed early may not have it
@@ -78,8 +78,8 @@ func (n *NomadNetwork) remove(t testing.TB) {
 	_ = exec.Command("ip", "link", "del", n.bridge).Run() // as above
 }
 
-// killMentioning kills the processes whose command line has a text.
-func killMentioning(text string) {
+// KillMentioning kills the processes whose command line has a text.
+func KillMentioning(text string) {
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well-formed
 	for _, path := range paths {
 		line, err := os.ReadFile(path)
