@@ -304,8 +304,8 @@ func (c *Client) Locks(ctx context.Context, index uint64) ([]work.Lock, uint64, 
 
 // FreeLost removes the locks of ended attempts whose holder's session this client
 // first saw to be gone work.LockDelay ago: to be called every few seconds. The
-// worker of an attempt that has not ended may come back for its paths, for as long
-// as nobody asks for them. Doing it twice changes nothing.
+// worker of an attempt that has not ended may come back for its paths, until another
+// attempt asks for them. Doing it twice changes nothing.
 // It returns work.ErrUnavailable and work.ErrUnknownOutcome.
 func (c *Client) FreeLost(ctx context.Context) error {
 	pairs, _, err := c.repeat.KV().List(c.Keys.Locks(), (&api.QueryOptions{}).WithContext(ctx))

@@ -16,11 +16,11 @@ import (
 //
 //  1. The claim is open and names a session of this process that lives: nothing
 //     has to be done. Sessions survive an outage of Consul's servers.
-//  2. The session is gone: a new one takes its place, in one transaction with all
-//     that could show that another came between. The claim must be at the index
-//     at which this process wrote it, so that nobody has closed or marked it.
+//  2. The session is gone: a new one takes its place, in one transaction that fails
+//     if another process came between. The claim must be at the index
+//     at which this process wrote it, so that the leader has not closed or marked it.
 //     If the attempt has a lock, its key must still be there, as it was read and
-//     without a holder: whoever takes an overlapping path removes that key first.
+//     without a holder: a process that takes an overlapping path removes that key first.
 //     The guard moves, so that a grant which has read the key as lost fails.
 //
 // It returns work.ErrAttemptLost when neither can ever be, and work.ErrUnavailable

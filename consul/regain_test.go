@@ -304,3 +304,76 @@ func TestReleaseOfALostAttemptHarmsNobody(t *testing.T) {
 		}
 	})
 }
+
+// once returns a connection that does something before the first transaction that goes over it after arm was called.
+func once(t *testing.T, do func()) (wire *preceded, arm func()) {
+	t.Helper()
+	armed := false
+	wire = &preceded{base: cleanhttp.DefaultPooledTransport(), path: "/txn", first: func() error {
+		if armed {
+			armed = false
+			do()
+		}
+		return nil
+	}}
+	t.Cleanup(wire.base.CloseIdleConnections)
+	return wire, func() { armed = true }
+}
+
+// TestNothingComesBetweenTheLookAndTheTransaction has another come after the worker has seen that nothing was lost.
+func TestNothingComesBetweenTheLookAndTheTransaction(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(t *testing.T, plain *consul.Client, a, other *consul.Attempt)
+		says      string
+	}{
+		"the paths are taken": {func(t *testing.T, _ *consul.Client, _, other *consul.Attempt) {
+			if _, err := other.Lock(t.Context(), pathSet(t, "src/a"), lockPatience, nil); err != nil {
+				t.Error(err)
+			}
+		}, "another may have them"},
+		"the claim is closed": {func(t *testing.T, plain *consul.Client, a, _ *consul.Attempt) { closeClaim(t, plain, a, true) }, "it has ended"},
+		"the claim is marked": {func(t *testing.T, plain *consul.Client, a, _ *consul.Attempt) { closeClaim(t, plain, a, false) }, "changed by another"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, open opener) {
+				plain := open()
+				plain.SetLockDelay(time.Millisecond)
+				var a, other *consul.Attempt
+				wire, arm := once(t, func() { c.meanwhile(t, plain, a, other) })
+				a, other = holder(t, open(wire)), holder(t, plain)
+				mustLock(t, a, "src")
+				endSession(t, plain, a)
+				<-time.After(10 * time.Millisecond) // Consul's own lock delay
+				arm()
+				if err := a.Regain(t.Context()); !errors.Is(err, work.ErrUnavailable) {
+					t.Fatalf("regain: %v", err)
+				}
+				mustLose(t, a, c.says)
+				if err := a.Beat(t.Context(), "x", false); !errors.Is(err, work.ErrSessionLost) {
+					t.Errorf("beat: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestPathsThatAreTakenBackAreNotGiven has a worker come back for its paths just as another is about to remove its lost lock.
+func TestPathsThatAreTakenBackAreNotGiven(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		plain := open()
+		a := holder(t, plain)
+		wire, arm := once(t, func() { mustRegain(t, a) })
+		rival := open(wire)
+		rival.SetLockDelay(10 * time.Millisecond)
+		other := holder(t, rival)
+		mustLock(t, a, "src")
+		endSession(t, plain, a)
+		mustBeRefused(t, other, "src/a") // has seen that it is lost
+		<-time.After(20 * time.Millisecond)
+		arm()
+		if locked := mustBeRefused(t, other, "src/a"); locked.Holder.Lost || locked.Holder.Session != a.Claim().Session {
+			t.Errorf("held by %+v", locked.Holder)
+		}
+		mustHold(t, a, "src")
+	})
+}

@@ -85,13 +85,20 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		log.Error("no result", "error", err)
 	}
+	if errors.Is(err, worker.ErrNoConsul) {
+		lastWord = noConsul(at, err)
+	}
+	return exitStatus(err)
+}
+
+// exitStatus is how the worker's end is told to Nomad.
+func exitStatus(err error) int {
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, worker.ErrFenced):
 		return work.WorkerExitFenced
 	case errors.Is(err, worker.ErrNoConsul):
-		lastWord = noConsul(at, err)
 		return work.WorkerExitNoConsul
 	}
 	return exitFailed

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -96,11 +97,47 @@ func TestRestartOfConsulWithinTheTTLIsSurvived(t *testing.T) {
 	b.wantLog("one", "two")
 }
 
+// TestRestartOfTheNodesConsulAgent restarts a client agent in the way systemctl does. That leaves the cluster, which ends the
+// session at once; the worker takes its attempt back, with its paths.
+func TestRestartOfTheNodesConsulAgent(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	agent := server.startAgent()
+	b := benchOn(t, agent.address, `commit one; gate on; commit two`)
+	b.envelope.Spec.Paths = []string{"src"}
+	wait := b.start(t.Context())
+	b.eventuallyPushed(1)
+	lost := b.stored().Session
+	agent.leave()
+	watch := testkit.ConsulClient(t, server.address)
+	testkit.Eventually(t, patience, func() error {
+		if info, _, err := watch.Session().Info(lost, nil); err != nil || info != nil {
+			return fmt.Errorf("session %v, %w", info, err)
+		}
+		return nil
+	})
+	agent.start()
+	b.eventuallyTakenBack(lost)
+	b.open("on")
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reported(); r.Reason != work.ReasonCompleted || !r.Proven() {
+		t.Errorf("result %+v", r)
+	}
+	b.wantLog("one", "two")
+	b.wantNothingLeft()
+	if locks := b.locks(); len(locks) > 0 {
+		t.Errorf("left %+v", locks)
+	}
+}
+
 // server is a real Consul server that keeps its state on disk, so that it can be killed and started again.
 type server struct {
 	t       *testing.T
 	args    []string
 	address string
+	gossip  string // address
 	cmd     *exec.Cmd
 	log     *bytes.Buffer
 }
@@ -109,7 +146,7 @@ func startServer(t *testing.T) *server {
 	t.Helper()
 	binary := testkit.ConsulBinary(t)
 	ports := testkit.FreePorts(t, 3)
-	s := &server{t: t, address: "127.0.0.1:" + strconv.Itoa(ports[0]), args: []string{
+	s := &server{t: t, address: "127.0.0.1:" + strconv.Itoa(ports[0]), gossip: "127.0.0.1:" + strconv.Itoa(ports[2]), args: []string{
 		binary, "agent", "-server", "-bootstrap-expect=1", "-data-dir=" + t.TempDir(), "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=error",
 		"-http-port=" + strconv.Itoa(ports[0]), "-server-port=" + strconv.Itoa(ports[1]), "-serf-lan-port=" + strconv.Itoa(ports[2]),
 		"-serf-wan-port=-1", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-hcl=performance { raft_multiplier = 1 }",
@@ -117,6 +154,30 @@ func startServer(t *testing.T) *server {
 	s.start()
 	t.Cleanup(s.kill)
 	return s
+}
+
+// startAgent starts a client agent of the server, on a node of its own.
+func (s *server) startAgent() *server {
+	s.t.Helper()
+	ports := testkit.FreePorts(s.t, 2)
+	agent := &server{t: s.t, address: "127.0.0.1:" + strconv.Itoa(ports[0]), args: []string{
+		s.args[0], "agent", "-node=client", "-data-dir=" + s.t.TempDir(), "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=error",
+		"-http-port=" + strconv.Itoa(ports[0]), "-serf-lan-port=" + strconv.Itoa(ports[1]), "-retry-join=" + s.gossip, "-retry-interval=1s",
+		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
+	}}
+	agent.start()
+	s.t.Cleanup(agent.kill)
+	return agent
+}
+
+// leave ends an agent as systemctl does: by SIGTERM, on which a client agent leaves the cluster.
+func (s *server) leave() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	_ = s.cmd.Wait() // it is its end that counts
+	s.cmd = nil
 }
 
 // start starts the server and waits until sessions can be made.

@@ -253,6 +253,17 @@ func TestUnlockPushesFirst(t *testing.T) {
 	if _, err := client.UnlockAll(t.Context()); err == nil || !strings.Contains(err.Error(), "not unlocked") {
 		t.Errorf("without the git server: %v", err)
 	}
+	reset := func(to string) {
+		t.Helper()
+		if out, err := exec.Command("git", "-C", filepath.Join(b.dir, "work", "tree"), "reset", "--quiet", "--hard", to).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	reset("HEAD~1") // there is nothing to push now, but the server may still take what was sent
+	if _, err := client.UnlockAll(t.Context()); err == nil || !strings.Contains(err.Error(), "may still take a push") {
+		t.Errorf("with a push whose end is not known: %v", err)
+	}
+	reset("ORIG_HEAD")
 	if locks := b.locks(); len(locks) != 1 {
 		t.Errorf("locks %+v", locks)
 	}

@@ -27,8 +27,8 @@ type Claim interface {
 	// agent gives no sign of life.
 	// It returns work.ErrSessionLost when the hold is gone; every other error may pass.
 	Beat(ctx context.Context, text string, silent bool) error
-	// Regain returns nil when the hold is there, or was made anew because nobody
-	// else can have worked on the attempt, or had its paths, since it was lost.
+	// Regain returns nil when the hold is there, or was made anew because no other
+	// can have worked on the attempt, or had its paths, since it was lost.
 	// It returns work.ErrAttemptLost when that can never be; every other error may pass.
 	Regain(ctx context.Context) error
 	// SaveProgress stores how far the attempt has come.

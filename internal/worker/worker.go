@@ -53,7 +53,7 @@ var (
 	// ErrStopped says that the worker was told to end, by SIGTERM.
 	ErrStopped = errors.New("stopped by a signal")
 	// ErrNoConsul says that the worker never reached Consul to claim its attempt.
-	ErrNoConsul = errors.New("Consul can't be reached")
+	ErrNoConsul = errors.New("no answer from Consul")
 	// errNotAdopted says that no server has adopted a job that was dispatched by hand.
 	errNotAdopted = fmt.Errorf("no server has adopted this job yet: %w", work.ErrUnavailable)
 )
