@@ -60,6 +60,8 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	_, err = attempt.Lock(ctx, paths, 0, nil)
 	must(err)
 	must(attempt.Beat(ctx, "works", false))
+	endSession(t, server, attempt)
+	mustRegain(t, attempt)
 	must(attempt.SaveProgress(ctx, work.Progress{Attempt: envelope.Attempt}))
 	must(attempt.Report(ctx, work.Result{Attempt: envelope.Attempt, Allocation: "alloc", Reason: work.ReasonStuck, Detail: "x"}))
 
