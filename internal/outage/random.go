@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"drover/internal/control"
 	"drover/internal/wait"
@@ -102,22 +103,29 @@ func (s *storm) play(ctx context.Context, faults []fault) ([]string, error) {
 
 // harm kills what the schedule says, when it says so.
 func (s *storm) harm(ctx context.Context, faults []fault) error {
+	var servers, victims []fault
+	for _, f := range faults {
+		if f.target < 0 {
+			victims = append(victims, f)
+		} else {
+			servers = append(servers, f)
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.killServers(ctx, group, servers) })
+	group.Go(func() error { return s.killVictims(ctx, victims) }) // apart, for it may have to wait for one
+	return group.Wait()
+}
+
+// killServers kills Consul, Nomad and servers, and has the group start each again after its pause.
+func (s *storm) killServers(ctx context.Context, group *errgroup.Group, faults []fault) error {
 	targets := []target{{"consul", s.consul}, {"nomad", s.nomad}}
 	for _, server := range s.servers {
 		targets = append(targets, target{server.name, server})
 	}
-	var restarts sync.WaitGroup
-	defer restarts.Wait()
-	failed := make(chan error, len(faults))
 	for _, f := range faults {
 		if err := wait.For(ctx, time.Until(s.began.Add(f.at))); err != nil {
 			return err
-		}
-		if f.target < 0 {
-			if err := s.killVictim(ctx, f.target); err != nil {
-				return err
-			}
-			continue
 		}
 		t := targets[f.target]
 		if err := t.of.fault(); err != nil {
@@ -127,15 +135,21 @@ func (s *storm) harm(ctx context.Context, faults []fault) error {
 		if err := t.of.kill(); err != nil {
 			return err
 		}
-		restarts.Go(func() {
-			if err := errors.Join(wait.For(ctx, f.pause), t.of.start()); err != nil {
-				failed <- err
-			}
-		})
+		group.Go(func() error { return errors.Join(wait.For(ctx, f.pause), t.of.start()) })
 	}
-	restarts.Wait()
-	close(failed)
-	return <-failed
+	return nil
+}
+
+func (s *storm) killVictims(ctx context.Context, faults []fault) error {
+	for _, f := range faults {
+		if err := wait.For(ctx, time.Until(s.began.Add(f.at))); err != nil {
+			return err
+		}
+		if err := s.killVictim(ctx, f.target); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // killVictim kills the agent or the worker of an attempt that has more to do, once there is one.
