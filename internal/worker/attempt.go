@@ -303,11 +303,10 @@ func (w *worker) conclude(hold context.Context, end ending, commit string, test 
 	return result, context.Cause(hold)
 }
 
-// judge says what came of work that is completed, and has changed nothing: the
-// agent said that nothing was to be changed, or it did no work. Who speaks no
-// language of its own ends with status 0 to say that all is well, and where no pull
-// request is wanted no commit is. Whether anything changed is known once the work
-// is delivered.
+// judge tells apart what completed without a change: the agent said that there is
+// nothing to change (no_change), or it did nothing (no_work). A plain agent's exit
+// status is its word, and an item without a pull request needs no commit. The number
+// of commits is known only once the work is delivered.
 func (w *worker) judge(end ending, result *work.Result) {
 	spec := w.envelope.Spec
 	wanted := spec.Agent != work.AgentPlain && spec.PR.Provider != work.ProviderNone
