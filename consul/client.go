@@ -1,12 +1,15 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-cleanhttp"
@@ -23,9 +26,12 @@ type Client struct {
 	Keys   Keys
 	log    hclog.Logger
 	health string // see Options
+	timing Timing
+	at     string // address of the agent, as it was asked for
 	repeat *api.Client
 	once   *api.Client
 	lost   *lostLocks
+	tries  sync.Map // sessions of claims that this process tried to write, and knows nothing more of
 }
 
 // Options of a Client. Address, token and TLS come from the environment as the
@@ -38,10 +44,23 @@ type Options struct {
 	// Health is host:port where this worker's /health answers Consul's agent: the
 	// service of a claimed attempt has that address, and a check of it. None if empty.
 	Health string
+	// Timing replaces the times that locks and sessions hang from.
+	Timing Timing
 	// Transport replaces the connection to the agent, for a server in the same process.
 	Transport http.RoundTripper
 	// Instrument is put around the connection, to see every request; may be nil.
 	Instrument func(http.RoundTripper) http.RoundTripper
+}
+
+// Timing is the times that locks and sessions hang from, for a test that can't
+// wait as long. A zero field stands for its default.
+type Timing struct {
+	LockDelay     time.Duration // work.LockDelay
+	MinSessionTTL time.Duration // Consul's session_ttl_min, 10 s
+}
+
+func (t Timing) withDefaults() Timing {
+	return Timing{LockDelay: cmp.Or(t.LockDelay, work.LockDelay), MinSessionTTL: cmp.Or(t.MinSessionTTL, minSessionTTL)}
 }
 
 // Open returns a client. It does not speak to Consul yet.
@@ -50,7 +69,8 @@ func Open(opts Options) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = hclog.NewNullLogger()
 	}
-	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), health: opts.Health, lost: newLostLocks(work.LockDelay)}
+	timing := opts.Timing.withDefaults()
+	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), health: opts.Health, timing: timing, lost: newLostLocks(timing.LockDelay)}
 	cfg := api.DefaultConfig()
 	if opts.Address != "" {
 		cfg.Address = opts.Address
@@ -58,6 +78,7 @@ func Open(opts Options) (*Client, error) {
 	if opts.Token != "" {
 		cfg.Token = opts.Token
 	}
+	c.at = shownAddress(*cfg)
 	base, err := transport(cfg, opts.Transport)
 	if err != nil {
 		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
@@ -72,6 +93,16 @@ func Open(opts Options) (*Client, error) {
 		return nil, fmt.Errorf("consul address %s: %v: %w", cfg.Address, err, work.ErrInvalid)
 	}
 	return c, nil
+}
+
+// Address returns where the client asks for Consul, for people.
+func (c *Client) Address() string { return c.at }
+
+func shownAddress(cfg api.Config) string {
+	if strings.Contains(cfg.Address, "://") {
+		return work.RedactURL(cfg.Address)
+	}
+	return cmp.Or(cfg.Scheme, "http") + "://" + cfg.Address
 }
 
 // transport builds the connection: given, over a unix socket, or TCP with the
@@ -131,10 +162,10 @@ func classify(what string, write bool, err error) error {
 	}
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
-		return fmt.Errorf("%s: Consul can't be reached: %v: %w", what, err, work.ErrUnavailable)
+		return fmt.Errorf("%s: Consul can't be reached: %w: %w", what, err, work.ErrUnavailable)
 	}
 	if write {
-		return fmt.Errorf("%s: %v: %w", what, err, work.ErrUnknownOutcome)
+		return fmt.Errorf("%s: %w: %w", what, err, work.ErrUnknownOutcome)
 	}
-	return fmt.Errorf("%s: %v: %w", what, err, work.ErrUnavailable)
+	return fmt.Errorf("%s: %w: %w", what, err, work.ErrUnavailable)
 }

@@ -128,7 +128,7 @@ func (t *Term) enter() error {
 	}
 	entry := &api.SessionEntry{
 		Name: "drover server " + t.who.ID, Behavior: api.SessionBehaviorRelease, LockDelay: time.Millisecond,
-		TTL: max(minSessionTTL, 2*t.who.TTL).String(), ServiceChecks: []api.ServiceCheck{{ID: t.checkID}},
+		TTL: max(t.client.timing.MinSessionTTL, 2*t.who.TTL).String(), ServiceChecks: []api.ServiceCheck{{ID: t.checkID}},
 	}
 	id, err := t.client.createSession(t.ctx, entry)
 	t.session = id

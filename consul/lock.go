@@ -115,10 +115,10 @@ func (a *Attempt) tryLock(ctx context.Context, paths work.PathSet) (work.Lock, u
 	if err != nil {
 		return work.Lock{}, 0, err
 	}
-	mine := work.Lock{Repository: a.repository, Item: a.claim.Attempt.Item(), Attempt: a.claim.Attempt, Session: a.claim.Session}
+	mine := work.Lock{Repository: a.repository, Item: a.id.Item(), Attempt: a.id, Session: a.session()}
 	var over []storedLock
 	for _, held := range there.locks {
-		if held.Session == a.claim.Session {
+		if held.Session == mine.Session {
 			mine = held.Lock
 			continue
 		}
@@ -134,6 +134,7 @@ func (a *Attempt) tryLock(ctx context.Context, paths work.PathSet) (work.Lock, u
 	if mine.Lost {
 		return work.Lock{}, there.index, a.gone("lock " + paths.String())
 	}
+	a.holds = a.holds || len(mine.Paths) > 0
 	if mine.PathSet().Covers(paths) {
 		return mine, there.index, nil
 	}
@@ -171,11 +172,14 @@ func (a *Attempt) grant(ctx context.Context, guard uint64, lock work.Lock) error
 	what := "lock " + lock.PathSet().String()
 	errs, err := a.client.transact(ctx, what,
 		&api.KVTxnOp{Verb: api.KVCAS, Key: a.client.Keys.LockGuard(a.repository), Value: []byte(rand.Text()), Index: guard},
-		&api.KVTxnOp{Verb: api.KVLock, Key: a.lockKey(), Value: value, Session: a.claim.Session},
+		&api.KVTxnOp{Verb: api.KVLock, Key: a.lockKey(), Value: value, Session: lock.Session},
 	)
 	switch {
-	case err != nil || len(errs) == 0:
+	case err != nil:
 		return err
+	case len(errs) == 0:
+		a.holds = true
+		return nil
 	case errs[0].OpIndex == 0:
 		return errGuardMoved
 	}
@@ -194,10 +198,10 @@ func (a *Attempt) lockRefusal(what string, errs api.TxnErrors) error {
 }
 
 func (a *Attempt) gone(what string) error {
-	return fmt.Errorf("%s: session %s of attempt %s: %w", what, a.claim.Session, a.claim.Attempt, work.ErrSessionLost)
+	return fmt.Errorf("%s: session %s of attempt %s: %w", what, a.session(), a.id, work.ErrSessionLost)
 }
 
-func (a *Attempt) lockKey() string { return a.client.Keys.Lock(a.repository, a.claim.Attempt) }
+func (a *Attempt) lockKey() string { return a.client.Keys.Lock(a.repository, a.id) }
 
 // Unlock gives up what the attempt holds below the paths, at once: the caller
 // knows that no push made under them is under way any more. Of a glob it is given
@@ -233,7 +237,7 @@ func (a *Attempt) Unlock(ctx context.Context, paths work.PathSet) error {
 		return fmt.Errorf("encode lock: %w", err)
 	}
 	what := "unlock " + paths.String()
-	errs, err := a.client.transact(ctx, what, &api.KVTxnOp{Verb: api.KVLock, Key: a.lockKey(), Value: value, Session: a.claim.Session})
+	errs, err := a.client.transact(ctx, what, &api.KVTxnOp{Verb: api.KVLock, Key: a.lockKey(), Value: value, Session: a.session()})
 	if err != nil || len(errs) == 0 {
 		return err
 	}
@@ -252,8 +256,9 @@ func (a *Attempt) UnlockAll(ctx context.Context) error {
 // drop unlocks before it deletes, so that it deletes nothing which the session
 // does not hold.
 func (a *Attempt) drop(ctx context.Context) error {
+	a.holds = false // from here on nothing rests on the paths, whatever becomes of the request
 	_, err := a.client.transact(ctx, "unlock all",
-		&api.KVTxnOp{Verb: api.KVUnlock, Key: a.lockKey(), Session: a.claim.Session},
+		&api.KVTxnOp{Verb: api.KVUnlock, Key: a.lockKey(), Session: a.session()},
 		&api.KVTxnOp{Verb: api.KVDelete, Key: a.lockKey()},
 	)
 	return err // refused: it holds nothing
@@ -278,14 +283,11 @@ func bare(stored []storedLock) []work.Lock {
 // majority of Consul's servers has to answer for it.
 // It returns work.ErrSessionLost when the session is gone, and work.ErrUnavailable.
 func (a *Attempt) Confirm(ctx context.Context) error {
-	info, _, err := a.client.once.Session().Info(a.claim.Session, consistent(ctx))
-	if err != nil {
-		return classify("confirm session "+a.claim.Session, false, err)
+	lives, err := a.client.sessionLives(ctx, a.session())
+	if err == nil && !lives {
+		err = a.gone("confirm")
 	}
-	if info == nil {
-		return a.gone("confirm")
-	}
-	return nil
+	return err
 }
 
 // Locks waits until there are other locks than at index, at most a minute, and
@@ -300,9 +302,10 @@ func (c *Client) Locks(ctx context.Context, index uint64) ([]work.Lock, uint64, 
 	return bare(c.readLocks(c.Keys.Locks(), pairs)), nextIndex(index, meta.LastIndex), nil
 }
 
-// FreeLost removes the locks whose holder's session this client first saw to be
-// gone work.LockDelay ago: to be called every few seconds. Holders never come back,
-// so doing it twice changes nothing.
+// FreeLost removes the locks of ended attempts whose holder's session this client
+// first saw to be gone work.LockDelay ago: to be called every few seconds. The
+// worker of an attempt that has not ended may come back for its paths, until another
+// attempt asks for them. Doing it twice changes nothing.
 // It returns work.ErrUnavailable and work.ErrUnknownOutcome.
 func (c *Client) FreeLost(ctx context.Context) error {
 	pairs, _, err := c.repeat.KV().List(c.Keys.Locks(), (&api.QueryOptions{}).WithContext(ctx))
@@ -311,7 +314,14 @@ func (c *Client) FreeLost(ctx context.Context) error {
 	}
 	var over []storedLock
 	for _, s := range c.readLocks(c.Keys.Locks(), pairs) {
-		if s.Lost && c.lost.isOver(s, time.Now()) {
+		if !s.Lost || !c.lost.isOver(s, time.Now()) {
+			continue
+		}
+		claim, index, err := c.Claim(ctx, s.Attempt)
+		if err != nil {
+			return err
+		}
+		if claim.Ended || index == 0 { // closed claims stay closed
 			over = append(over, s)
 		}
 	}
@@ -323,8 +333,7 @@ func (c *Client) FreeLost(ctx context.Context) error {
 // work.LockDelay. Doing it twice changes nothing.
 // It returns work.ErrUnavailable and work.ErrUnknownOutcome.
 func (c *Client) BreakLock(ctx context.Context, lock work.Lock) error {
-	_, err := c.repeat.Session().Destroy(lock.Session, (&api.WriteOptions{}).WithContext(ctx))
-	return classify("destroy session of attempt "+string(lock.Attempt), true, err)
+	return c.endSession(ctx, lock.Session, lock.Attempt)
 }
 
 // repositoryLocks reads what is locked in a repository. What is granted does not

@@ -257,7 +257,7 @@ func TestLostSessionKeepsItsPathsForTheLockDelay(t *testing.T) {
 		}
 		for what, call := range map[string]func() error{
 			"confirm": func() error { return first.Confirm(t.Context()) },
-			"beat":    func() error { return first.Beat(t.Context(), "") },
+			"beat":    func() error { return first.Beat(t.Context(), "", false) },
 			"lock":    func() error { _, err := first.Lock(t.Context(), pathSet(t, "x"), lockPatience, nil); return err },
 		} {
 			if err := call(); !errors.Is(err, work.ErrSessionLost) {
@@ -284,6 +284,7 @@ func TestLostLocksAreSwept(t *testing.T) {
 		first, second := holder(t, client), holder(t, client)
 		mustLock(t, first, "a")
 		mustLock(t, second, "b")
+		closeClaim(t, client, first, true)
 		if err := first.Release(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -59,7 +59,9 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	must(err)
 	_, err = attempt.Lock(ctx, paths, 0, nil)
 	must(err)
-	must(attempt.Beat(ctx, "works"))
+	must(attempt.Beat(ctx, "works", false))
+	endSession(t, server, attempt)
+	mustRegain(t, attempt)
 	must(attempt.SaveProgress(ctx, work.Progress{Attempt: envelope.Attempt}))
 	must(attempt.Report(ctx, work.Result{Attempt: envelope.Attempt, Allocation: "alloc", Reason: work.ReasonStuck, Detail: "x"}))
 
@@ -73,6 +75,10 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	}
 	claim, _, err := server.Claim(ctx, envelope.Attempt)
 	must(err)
+	live, err := server.Sessions(ctx)
+	if err != nil || !live[claim.Session] {
+		t.Errorf("sessions: %v %v, want %s among them", live, err, claim.Session)
+	}
 	must(server.EndSession(ctx, claim))
 	must(server.EndSession(ctx, claim)) // with ACLs, Consul has another answer for what is gone
 	if services, err := g.Admin.Agent().Services(); err != nil || len(services) != 1 {

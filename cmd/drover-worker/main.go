@@ -34,10 +34,12 @@ ENVIRONMENT
                        the port labelled health of the Nomad job's network, if there is one
 
 EXIT STATUS
-  0  the attempt's result is reported, or the attempt is another allocation's; the probe
-     has printed its findings
-  1  no result: stopped by a signal, fenced, or the attempt could not be claimed
-  2  wrong usage
+  0   the attempt's result is reported, or the attempt is another allocation's; the probe
+      has printed its findings
+  1   no result: stopped by a signal, or the attempt could not be claimed
+  2   wrong usage
+  75  no result: the worker lost its session in Consul, and could not take the attempt back
+  76  no result: the worker never reached Consul
 `
 
 func main() {

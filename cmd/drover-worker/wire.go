@@ -3,11 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"drover/consul"
 	"drover/internal/work"
@@ -31,7 +33,13 @@ const agentDirVariable = "DROVER_AGENT_DIR"
 func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	redactor := redact.FromEnviron(environ)
 	out, errs := redactor.Writer(stdout), redactor.Writer(stderr)
-	defer func() { _, _ = out.Flush(), errs.Flush() }() // nobody reads any more
+	var lastWord string
+	defer func() {
+		if lastWord != "" {
+			fmt.Fprintln(errs, "drover-worker:", lastWord)
+		}
+		_, _ = out.Flush(), errs.Flush() // nobody reads any more
+	}()
 	env := variables(environ)
 	watch, err := observe(ctx, env, errs)
 	if err != nil {
@@ -61,6 +69,7 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 		log.Warn("the agent is not isolated: it runs as the worker's own user, and could read what the worker can; " +
 			"a container that runs as root, with the capabilities setuid, setgid and kill, has users of their own for both")
 	}
+	var at string // where Consul is looked for
 	err = worker.Run(ctx, worker.Options{
 		Payload: filepath.Join(dir, payloadFile), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
 		AgentDir: env[agentDirVariable], Agent: launcher, CountReports: []string{self, countArgument},
@@ -69,14 +78,45 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,
 		Open: func(prefix string) (worker.Store, error) {
 			client, err := consul.Open(consul.Options{Prefix: prefix, Logger: log, Health: reachableHealth(env), Instrument: watch.backends.Around("consul")})
-			return store{client}, err
+			if err != nil {
+				return nil, err
+			}
+			at = client.Address()
+			return store{client}, nil
 		},
 	})
 	if err != nil {
 		log.Error("no result", "error", err)
-		return exitFailed
 	}
-	return 0
+	if errors.Is(err, worker.ErrNoConsul) {
+		lastWord = noConsul(at, err)
+	}
+	return exitStatus(err)
+}
+
+// exitStatus is how the worker's end is told to Nomad.
+func exitStatus(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, worker.ErrFenced):
+		return work.WorkerExitFenced
+	case errors.Is(err, worker.ErrNoConsul):
+		return work.WorkerExitNoConsul
+	}
+	return exitFailed
+}
+
+// noConsul says where Consul was looked for, what came of it, and what to do.
+func noConsul(address string, err error) string {
+	var dial *net.OpError
+	switch {
+	case errors.As(err, &dial):
+		return fmt.Sprintf("Consul at %s does not answer: %s; the node's Consul agent must listen on an address that containers reach", address, strings.TrimPrefix(dial.Err.Error(), "connect: "))
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("Consul at %s does not answer in time; the node's Consul agent must listen on an address that containers reach, and reach its servers", address)
+	}
+	return fmt.Sprintf("Consul at %s can't be used: %v; its servers must have a leader", address, err)
 }
 
 // healthAddress is where /health and /metrics are served: as the environment

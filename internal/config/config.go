@@ -142,6 +142,7 @@ type ItemDefaults struct {
 	MaxIterations  int      `hcl:"max_iterations,optional"`
 	Timeout        Duration `hcl:"timeout,optional"`
 	HeartbeatTTL   Duration `hcl:"heartbeat_ttl,optional"`
+	FenceGrace     Duration `hcl:"fence_grace,optional"`
 	SilenceTimeout Duration `hcl:"silence_timeout,optional"`
 	IdleTimeout    Duration `hcl:"idle_timeout,optional"`
 	StartTimeout   Duration `hcl:"start_timeout,optional"`
@@ -274,7 +275,7 @@ func Default() Config {
 		},
 		ItemDefaults: ItemDefaults{
 			MemoryMB: d.Resources.MemoryMB, PIDs: d.Resources.PIDs, MaxIterations: d.Limits.MaxIterations,
-			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), StartTimeout: text(d.Limits.StartTimeout),
+			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), FenceGrace: text(d.Limits.FenceGrace), StartTimeout: text(d.Limits.StartTimeout),
 			SilenceTimeout: text(d.Limits.SilenceTimeout), IdleTimeout: text(d.Limits.IdleTimeout),
 			QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
 		},
@@ -309,7 +310,7 @@ func (c Config) Defaults() work.Defaults {
 			MemoryMB: d.MemoryMB, MemoryMaxMB: d.MemoryMaxMB, Cores: cores, CPUMHz: d.CPUMHz, PIDs: d.PIDs,
 		},
 		Limits: work.Limits{
-			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(),
+			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(), FenceGrace: d.FenceGrace.work(),
 			SilenceTimeout: d.SilenceTimeout.work(), IdleTimeout: d.IdleTimeout.work(),
 			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
 		},

@@ -235,6 +235,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		"defaults.max_iterations":         func(c *config.Config) { c.ItemDefaults.MaxIterations = -1 },
 		"defaults.timeout":                func(c *config.Config) { c.ItemDefaults.Timeout = "-1h" },
 		"defaults.heartbeat_ttl":          func(c *config.Config) { c.ItemDefaults.HeartbeatTTL = "5s" },
+		"defaults.fence_grace":            func(c *config.Config) { c.ItemDefaults.FenceGrace = "-1m" },
 		"defaults.agent":                  func(c *config.Config) { c.ItemDefaults.Agent = "gpt" },
 		"defaults.prompt: prompt":         func(c *config.Config) { c.ItemDefaults.Prompt = "{{" },
 		"defaults.prompt: unknown name":   func(c *config.Config) { c.ItemDefaults.Prompt = "{{.Nope}}" },

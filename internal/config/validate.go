@@ -184,6 +184,7 @@ func (d ItemDefaults) validate(check *checker) {
 	}
 	check.duration("defaults.timeout", d.Timeout, time.Second)
 	check.duration("defaults.heartbeat_ttl", d.HeartbeatTTL, work.MinHeartbeatTTL.Std())
+	check.duration("defaults.fence_grace", d.FenceGrace, time.Second)
 	check.duration("defaults.silence_timeout", d.SilenceTimeout, time.Second)
 	check.duration("defaults.idle_timeout", d.IdleTimeout, time.Second)
 	check.duration("defaults.start_timeout", d.StartTimeout, time.Second)

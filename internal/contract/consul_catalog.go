@@ -229,6 +229,24 @@ var checkCases = []consulCase{
 		is(c, "status", c.catalogCheck().Status, api.HealthWarning)
 		is(c, "output", c.catalogCheck().Output, "careful")
 	}},
+	{"a service registered again with one of its checks keeps the other and the session, and shows the check's new notes", func(c *consulUser) {
+		address, _ := c.healthy()
+		c.register(time.Minute, withHealth(c, address))
+		session := c.boundSession()
+		c.update(api.HealthWarning, "careful")
+		c.register(time.Minute, func(r *api.AgentServiceRegistration) { r.Check.Notes = "as of now" })
+		checks, _, err := c.api.Health().Checks(c.name, c.query())
+		c.must(err, "list checks of the service")
+		is(c, "checks", len(checks), 2)
+		for _, check := range checks {
+			if check.CheckID == c.name {
+				is(c, "status", check.Status, api.HealthWarning)
+				is(c, "output", check.Output, "careful")
+				is(c, "notes", check.Notes, "as of now")
+			}
+		}
+		is(c, "session exists", c.sessionExists(session), true)
+	}},
 	{"a node's check stands alone", func(c *consulUser) {
 		err := c.api.Agent().CheckRegister(&api.AgentCheckRegistration{
 			ID: c.name, Name: "node check", AgentServiceCheck: api.AgentServiceCheck{TTL: "1m", Status: api.HealthPassing},

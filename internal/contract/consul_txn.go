@@ -234,6 +234,32 @@ var txnFailureCases = []consulCase{
 			fmt.Sprintf(`0: failed to lock key %q due to lock delay`, c.key("a")))
 		c.commit(c.op(api.KVSet, "a", withValue("writes need no lock")))
 	}},
+	{"a key that lost its holder is locked anew at the index it was read at", func(c *consulUser) {
+		id, next := c.session(), c.session()
+		c.acquire("a", id, "old")
+		c.put("guard", "1")
+		held := c.get("a").ModifyIndex
+		c.destroy(id)
+		lost, guard := c.get("a"), c.get("guard")
+		is(c, "holder", lost.Session, "")
+		is(c, "the index has moved", lost.ModifyIndex > held, true)
+		c.eventually(func() bool { // the lock delay is a millisecond
+			ok, answer, _, err := c.api.KV().Txn(api.KVTxnOps{
+				c.op(api.KVCAS, "guard", withValue("2"), atIndex(guard.ModifyIndex)),
+				c.op(api.KVCheckIndex, "a", atIndex(lost.ModifyIndex)),
+				c.op(api.KVLock, "a", withValue("new"), bySession(next)),
+			}, c.query())
+			c.must(err, "transaction")
+			if ok {
+				is(c, "index in the first result", answer.Results[0].ModifyIndex, c.get("guard").ModifyIndex)
+			}
+			return ok
+		})
+		is(c, "holder", c.get("a").Session, next)
+		is(c, "value", string(c.get("a").Value), "new")
+		c.sameFailures(c.fail(c.op(api.KVDeleteCAS, "a", atIndex(lost.ModifyIndex))),
+			fmt.Sprintf(`0: failed to delete key %q, index is stale`, c.key("a")))
+	}},
 	{"an operation needs a key", func(c *consulUser) {
 		c.sameFailures(c.fail(&api.KVTxnOp{Verb: api.KVSet}, &api.KVTxnOp{Verb: api.KVGet}, c.op(api.KVGet, "none")),
 			"0: Must provide key", "1: Must provide key")

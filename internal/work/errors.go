@@ -18,6 +18,9 @@ var (
 	ErrNoLeader = errors.New("no leader")
 	// ErrSessionLost says that Consul no longer knows the session.
 	ErrSessionLost = errors.New("session lost")
+	// ErrAttemptLost says that a worker that lost its session can never take
+	// its attempt back.
+	ErrAttemptLost = errors.New("the attempt can't be taken back")
 	// ErrClaimed says that another allocation already runs the attempt, or
 	// that the attempt has ended.
 	ErrClaimed = errors.New("attempt is claimed by another allocation or has ended")

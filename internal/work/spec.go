@@ -33,6 +33,7 @@ const (
 	DefaultTimeout       = Duration(2 * time.Hour)
 	DefaultTestTimeout   = Duration(15 * time.Minute)
 	DefaultHeartbeatTTL  = Duration(2 * time.Minute)
+	DefaultFenceGrace    = Duration(15 * time.Minute)
 	// A call of a model, a build or a test run may be silent for long, and a call
 	// that only waits uses no CPU time: agents wait ten minutes for one answer.
 	DefaultSilenceTimeout = Duration(time.Hour)
@@ -109,6 +110,7 @@ type Limits struct {
 	MaxIterations  int      `json:"max_iterations,omitempty"`  // runs of the agent, over all attempts
 	Timeout        Duration `json:"timeout,omitempty"`         // wall clock of one attempt
 	HeartbeatTTL   Duration `json:"heartbeat_ttl,omitempty"`   // without a heartbeat for so long the worker counts as gone
+	FenceGrace     Duration `json:"fence_grace,omitempty"`     // for so long the agent of a worker that lost its session may go on
 	SilenceTimeout Duration `json:"silence_timeout,omitempty"` // without any output for so long the agent is ended, whatever CPU time it uses
 	IdleTimeout    Duration `json:"idle_timeout,omitempty"`    // the same where none of its processes uses CPU time either
 	StartTimeout   Duration `json:"start_timeout,omitempty"`   // from dispatch to a running container
@@ -365,7 +367,7 @@ func NewDefaults() Defaults {
 	return Defaults{
 		Resources: Resources{MemoryMB: DefaultMemoryMB, Cores: DefaultCores, PIDs: DefaultPIDs},
 		Limits: Limits{
-			MaxIterations: DefaultMaxIterations, Timeout: DefaultTimeout, HeartbeatTTL: DefaultHeartbeatTTL,
+			MaxIterations: DefaultMaxIterations, Timeout: DefaultTimeout, HeartbeatTTL: DefaultHeartbeatTTL, FenceGrace: DefaultFenceGrace,
 			SilenceTimeout: DefaultSilenceTimeout, IdleTimeout: DefaultIdleTimeout,
 			StartTimeout: DefaultStartTimeout, QueueTimeout: DefaultQueueTimeout,
 		},
@@ -436,6 +438,7 @@ func (l Limits) withDefaults(d Limits) Limits {
 	l.MaxIterations = or(l.MaxIterations, d.MaxIterations)
 	l.Timeout = or(l.Timeout, d.Timeout)
 	l.HeartbeatTTL = or(l.HeartbeatTTL, d.HeartbeatTTL)
+	l.FenceGrace = or(l.FenceGrace, d.FenceGrace)
 	l.SilenceTimeout = or(l.SilenceTimeout, d.SilenceTimeout)
 	l.IdleTimeout = or(l.IdleTimeout, d.IdleTimeout)
 	l.StartTimeout = or(l.StartTimeout, d.StartTimeout)

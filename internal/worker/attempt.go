@@ -137,9 +137,9 @@ func (w *worker) publishOnly(hold context.Context) (work.Result, error) {
 	done := w.envelope.Resume.Finished
 	switch {
 	case done == nil:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: "there is no completed work to make a pull request of"}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: "there is no completed work to make a pull request of"}), nil
 	case w.repo.Pushed() == "" && done.Changes.Commits > 0:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
 	}
 	return w.publish(hold, w.again(*done))
 }
@@ -303,11 +303,10 @@ func (w *worker) conclude(hold context.Context, end ending, commit string, test 
 	return result, context.Cause(hold)
 }
 
-// judge says what came of work that is completed, and has changed nothing: the
-// agent said that nothing was to be changed, or it did no work. Who speaks no
-// language of its own ends with status 0 to say that all is well, and where no pull
-// request is wanted no commit is. Whether anything changed is known once the work
-// is delivered.
+// judge tells apart what completed without a change: the agent said that there is
+// nothing to change (no_change), or it did nothing (no_work). A plain agent's exit
+// status is its word, and an item without a pull request needs no commit. The number
+// of commits is known only once the work is delivered.
 func (w *worker) judge(end ending, result *work.Result) {
 	spec := w.envelope.Spec
 	wanted := spec.Agent != work.AgentPlain && spec.PR.Provider != work.ProviderNone
@@ -346,24 +345,27 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 	if err := w.journal.save(hold); err != nil {
 		w.log.Warn("finished work not stored", "error", err)
 	}
-	if err := w.heart.hold(hold); err != nil {
-		return work.Result{}, err
-	}
 	token := w.env["DROVER_FORGE_TOKEN"]
 	if token == "" {
 		token = w.env["DROVER_GIT_TOKEN"]
 	}
 	hold, ended := w.span(hold, "pull_request")
 	made := result
-	made.PR = pullrequest.Make(hold, pullrequest.Request{
-		Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
-		Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
-		Changes: result.Changes, Test: result.Test, Tree: result.Tree, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
-		Patience: min(pullrequest.DefaultPatience, w.heart.ttl/3), // a call that waits gives no sign of life
-		Text: func(ctx context.Context) (string, error) {
-			return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
-		},
+	err := w.heart.held(hold, func(ctx context.Context) error {
+		made.PR = pullrequest.Make(ctx, pullrequest.Request{
+			Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
+			Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
+			Changes: result.Changes, Test: result.Test, Tree: result.Tree, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
+			Text: func(ctx context.Context) (string, error) {
+				return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
+			},
+		})
+		return context.Cause(ctx)
 	})
+	if err != nil {
+		ended(err)
+		return work.Result{}, err
+	}
 	ended(failure(made.PR.Error))
 	w.log.Info("pull request", "status", made.PR.Status, "url", made.PR.URL, "error", made.PR.Error)
 	w.forgetState(hold)

@@ -28,7 +28,10 @@ func declares(t *testing.T, claim *fakeClaim, test func(w *worker, hold context.
 		}
 		w.metrics = newMetrics(w)
 		w.envelope.Spec.Paths = []string{"src/a"}
-		w.heart = newHeart(claim, testTTL, time.Now(), func() string { return "" }, lose, w.log)
+		w.heart = newHeart(hold, time.Now(), heartOptions{
+			claim: claim, ttl: testTTL, grace: testGrace, text: func() string { return "" }, dog: &watchdog{}, told: t.Context(), lose: lose, log: w.log,
+			restore: func(context.Context) error { return nil },
+		})
 		w.journal = newJournal(claim, w.envelope, "", w.log)
 		test(w, hold)
 	})
@@ -70,11 +73,31 @@ func TestWaitForPathsCountsAsTheAttemptsTime(t *testing.T) {
 	})
 }
 
-func TestLockOfALostSessionFences(t *testing.T) {
-	claim := &fakeClaim{lock: func(context.Context, time.Duration, func(error)) error { return work.ErrSessionLost }}
-	declares(t, claim, func(w *worker, hold context.Context) {
-		if end, err := w.lockDeclared(hold); end != nil || !errors.Is(err, work.ErrSessionLost) || hold.Err() == nil {
-			t.Errorf("%+v %v", end, err)
-		}
-	})
+// TestLockOfALostSessionIsAskedForAgain has the session end as the paths are asked for: the worker asks again once it has its attempt back.
+func TestLockOfALostSessionIsAskedForAgain(t *testing.T) {
+	for name, back := range map[string]bool{"taken back": true, "away": false} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			claim := &fakeClaim{lock: func(context.Context, time.Duration, func(error)) error {
+				if asked++; asked == 1 {
+					return work.ErrSessionLost
+				}
+				return nil
+			}}
+			declares(t, claim, func(w *worker, hold context.Context) {
+				if back {
+					time.AfterFunc(time.Minute, func() { w.heart.lift(hold) })
+				}
+				end, err := w.lockDeclared(hold)
+				switch {
+				case err != nil:
+					t.Error(err)
+				case back && (end != nil || asked != 2):
+					t.Errorf("%+v, asked %d times", end, asked)
+				case !back && (end == nil || end.reason != work.ReasonLocked || asked != 1 || !strings.Contains(end.detail, "has lost its session")):
+					t.Errorf("%+v, asked %d times", end, asked)
+				}
+			})
+		})
+	}
 }

@@ -3,10 +3,11 @@
 // made, tests the work, makes the pull request and reports.
 //
 // What an attempt may do hangs from two contexts. The hold lives as long as the
-// worker's session in Consul is to be trusted; nothing is pushed or reported
-// without it. The work, below it, also ends when the worker is told to stop or
-// the attempt's time is up: then the agent is stopped, and what it has committed
-// is still pushed.
+// attempt is, or may be again, this worker's. The work, below it, also ends when the
+// worker is told to stop or the attempt's time is up: then the agent is stopped, and
+// what it has committed is still pushed. While the worker's session in Consul is gone
+// or not sure, the worker is fenced (fence.go): nothing is pushed, locked or reported, all of
+// that waits, and the agent goes on.
 //
 // The agent is run once, or again and again until it says that it is done. Package
 // agent has an adapter for each kind of agent, which knows how it is started and
@@ -19,6 +20,6 @@
 //	limit, budget    stopped   all        the reason        0
 //	timeout          stopped   all        timeout           0
 //	SIGTERM          stopped   all        nothing           1   (who sent it knows why)
-//	hold lost        stopped   nothing    nothing           1   (fenced: another may work on it)
-//	hung agent       -         -          -                 -   (no sign of life, no heartbeat: the orchestrator ends it)
+//	hold lost        stopped   nothing    nothing           75  (fenced: another may work on it)
+//	no Consul        -         -          nothing           76  (before the claim)
 package worker

@@ -126,6 +126,9 @@ func (w *worker) healthy(hold context.Context) error {
 	if err := context.Cause(hold); err != nil {
 		return fmt.Errorf("the attempt is not this worker's: %w", err)
 	}
+	if f := w.heart.fenced(); f != nil {
+		return fmt.Errorf("fenced since %s: %w", f.since.UTC().Format(time.RFC3339), f.cause)
+	}
 	if silent := w.heart.sinceBeat(); silent > w.heart.ttl {
 		return fmt.Errorf("no heartbeat for %s, more than %s", silent.Round(time.Second), w.heart.ttl)
 	}

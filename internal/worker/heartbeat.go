@@ -10,62 +10,60 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"drover/internal/wait"
 	"drover/internal/work"
 )
 
 const (
-	// beatInterval is the shortest time between two heartbeats.
-	beatInterval = time.Second
-	// maxMargin bounds what is kept of the TTL for stopping the agent in time.
-	maxMargin = 5 * time.Second
+	// beatInterval is the longest time between two heartbeats; a quarter of the TTL where that is shorter.
+	beatInterval = 3 * time.Second
+	// consulTimeout bounds one call to Consul: a machine that is gone does not even refuse a connection.
+	consulTimeout = 10 * time.Second
 )
 
-// heart passes the agent's signs of life on as heartbeats, and is the fence: the
-// hold counts until the start of the last heartbeat that succeeded + TTL - margin,
-// whatever Consul may think.
-//
-// Only a sign of life makes it beat. With a hung agent it is silent, the check
-// goes critical, and the orchestrator ends the attempt; the fence falls only when
-// there is something to say and nobody takes it.
-type heart struct {
-	claim Claim
-	ttl   time.Duration
-	text  func() string // shown with a beat
-	lose  context.CancelCauseFunc
-	log   hclog.Logger
-	signs chan struct{} // buffered: one unheard sign is enough
+// heartOptions are what a heart needs.
+type heartOptions struct {
+	claim  Claim
+	ttl    time.Duration
+	grace  time.Duration // for which the agent of a fenced worker may go on
+	timing Timing
+	text   func() string // shown with a beat
+	dog    *watchdog
+	// restore stores what must be stored first once the attempt was taken back.
+	restore func(context.Context) error
+	told    context.Context // ends once the worker is told to end
+	lose    context.CancelCauseFunc
+	log     hclog.Logger
+}
 
-	beating sync.Mutex // one heartbeat at a time
+// heart beats for the worker, and is its fence: see fence.go. It beats on a timer,
+// for as long as the worker's own loops make progress, for the check says that the
+// worker lives. Its agent's signs of life are a matter of their own: a long silence
+// turns the check to warning, which ends no session.
+type heart struct {
+	heartOptions
+	fell chan struct{} // buffered: the fence has fallen
 
 	mu      sync.Mutex
-	trusted time.Time // guarded by mu
+	trusted time.Time       // the session counts until then; guarded by mu, as what follows
+	fence   *fence          // nil while the lease is good
+	lease   context.Context // ends when the fence falls
+	cut     context.CancelCauseFunc
 
 	signed, beaten atomic.Int64 // when, in nanoseconds since 1970: the last sign of life, and heartbeat that succeeded
 }
 
 // newHeart returns a heart whose claim was begun at claimed.
-func newHeart(claim Claim, ttl time.Duration, claimed time.Time, text func() string, lose context.CancelCauseFunc, log hclog.Logger) *heart {
-	h := &heart{claim: claim, ttl: ttl, text: text, lose: lose, log: log.Named("heartbeat"), signs: make(chan struct{}, 1)}
-	h.trusted = h.trustFrom(claimed)
+func newHeart(hold context.Context, claimed time.Time, opts heartOptions) *heart {
+	opts.log, opts.timing = opts.log.Named("heartbeat"), opts.timing.withDefaults()
+	h := &heart{heartOptions: opts, trusted: claimed.Add(opts.ttl), fell: make(chan struct{}, 1)}
+	h.lease, h.cut = context.WithCancelCause(hold)
 	h.signed.Store(claimed.UnixNano())
 	h.beaten.Store(claimed.UnixNano())
 	return h
 }
 
-func (h *heart) trustFrom(started time.Time) time.Time { return started.Add(h.ttl - h.margin()) }
-
-// margin is the time in which the agent must be gone once the fence falls.
-func (h *heart) margin() time.Duration { return min(h.ttl/5, maxMargin) }
-
-// touch is a sign of life. It never blocks.
-func (h *heart) touch() {
-	h.signed.Store(time.Now().UnixNano())
-	select {
-	case h.signs <- struct{}{}:
-	default:
-	}
-}
+// touch is a sign of life of the agent, or of what works for it. It never blocks.
+func (h *heart) touch() { h.signed.Store(time.Now().UnixNano()) }
 
 // silence is the time since the last sign of life.
 func (h *heart) silence() time.Duration { return time.Since(time.Unix(0, h.signed.Load())) }
@@ -73,30 +71,64 @@ func (h *heart) silence() time.Duration { return time.Since(time.Unix(0, h.signe
 // sinceBeat is the time since the start of the last heartbeat that succeeded.
 func (h *heart) sinceBeat() time.Duration { return time.Since(time.Unix(0, h.beaten.Load())) }
 
-// run beats until ctx ends.
+// run beats until ctx ends. While the worker is fenced it tries to take the attempt back.
 func (h *heart) run(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
+		if f := h.fenced(); f != nil {
+			h.takeBack(ctx, f)
+			continue
+		}
+		pause := h.beat(ctx)
 		select {
 		case <-ctx.Done():
-			return
-		case <-h.signs:
-		}
-		if h.beat(ctx) != nil || wait.For(ctx, beatInterval) != nil {
-			return
+		case <-h.fell:
+		case <-time.After(pause):
 		}
 	}
 }
 
-// hold returns nil while the attempt is the worker's. After a silence longer
-// than that is sure, it beats before it answers.
-func (h *heart) hold(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
+// beat passes one heartbeat on, and returns when to pass on the next. A heartbeat that
+// finds the session gone, or is the last in a TTL of which none succeeded, lets the fence fall.
+func (h *heart) beat(ctx context.Context) (pause time.Duration) {
+	pause = min(beatInterval, h.ttl/4)
+	if err := h.dog.stuck(); err != nil {
+		h.log.Error("no heartbeat: the worker itself makes no progress", "error", err)
+		h.expire()
+		return pause
 	}
-	if time.Now().Before(h.trustedUntil()) {
-		return nil
+	started := time.Now()
+	err := h.try(ctx)
+	switch {
+	case err == nil:
+		h.trust(started)
+		h.beaten.Store(started.UnixNano())
+	case ctx.Err() != nil:
+	case errors.Is(err, work.ErrSessionLost):
+		h.fall(err)
+	default:
+		h.log.Warn("heartbeat not taken, trying again", "left", time.Until(h.trustedUntil()).Round(time.Millisecond), "error", err)
+		h.expire()
+		pause = min(pause, retryPause)
 	}
-	return h.beat(ctx)
+	return min(pause, max(time.Until(h.trustedUntil()), time.Millisecond))
+}
+
+// try sends one heartbeat.
+func (h *heart) try(ctx context.Context) error {
+	ctx, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(consulTimeout), h.trustedUntil()))
+	defer cancel()
+	text, silent := h.text(), h.silence() > h.ttl
+	if silent {
+		text = fmt.Sprintf("agent silent since %s · %s", time.Unix(0, h.signed.Load()).UTC().Format(time.TimeOnly), text)
+	}
+	return h.claim.Beat(ctx, text, silent)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func (h *heart) trustedUntil() time.Time {
@@ -105,53 +137,11 @@ func (h *heart) trustedUntil() time.Time {
 	return h.trusted
 }
 
-func (h *heart) trust(until time.Time) {
+// trust counts the session as confirmed by a question to Consul that began at started.
+func (h *heart) trust(started time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.trusted = until
-}
-
-// beat passes one heartbeat on, trying for as long as the last one is trusted.
-// When none succeeds the hold is lost.
-func (h *heart) beat(ctx context.Context) error {
-	h.beating.Lock()
-	defer h.beating.Unlock()
-	for {
-		started := time.Now()
-		err := h.try(ctx)
-		left := time.Until(h.trustedUntil())
-		switch {
-		case err == nil:
-			h.trust(h.trustFrom(started))
-			h.beaten.Store(started.UnixNano())
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, work.ErrSessionLost):
-			return h.fall(err)
-		case left <= 0:
-			return h.fall(fmt.Errorf("no heartbeat for %s: %w: %w", h.ttl, err, work.ErrSessionLost))
-		}
-		h.log.Warn("heartbeat not taken, trying again", "left", left.Round(time.Millisecond), "error", err)
-		if err := wait.For(ctx, min(beatInterval, left)); err != nil {
-			return err
-		}
+	if until := started.Add(h.ttl); until.After(h.trusted) {
+		h.trusted = until
 	}
-}
-
-// try sends one heartbeat, in the time that is left.
-func (h *heart) try(ctx context.Context) error {
-	deadline := h.trustedUntil()
-	if soonest := time.Now().Add(h.margin()); deadline.Before(soonest) {
-		deadline = soonest // the agent was silent for so long; the session's renewal tells whether that was too long
-	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	return h.claim.Beat(ctx, h.text())
-}
-
-func (h *heart) fall(err error) error {
-	err = fmt.Errorf("fenced: the agent is stopped and nothing more is pushed: %w", err)
-	h.lose(err)
-	return err
 }

@@ -27,6 +27,8 @@ type journal struct {
 	began time.Time
 	log   hclog.Logger
 	now   chan struct{} // buffered: something is worth storing at once
+	// fenced reports whether nothing may be stored for now.
+	fenced func() bool
 
 	saving sync.Mutex // so that no older progress is stored over newer
 
@@ -44,6 +46,7 @@ type journal struct {
 func newJournal(claim Claim, e work.Envelope, allocation string, log hclog.Logger) *journal {
 	return &journal{
 		claim: claim, limit: e.Spec.Limits.MaxIterations, began: time.Now(), log: log.Named("progress"), now: make(chan struct{}, 1),
+		fenced: func() bool { return false },
 		p: work.Progress{
 			Attempt: e.Attempt, Allocation: allocation, Phase: work.PhasePreparing,
 			Iteration: e.Resume.Iteration, Tokens: e.Resume.Tokens, CostUSD: e.Resume.CostUSD, Conversation: e.Resume.Conversation,
@@ -53,7 +56,8 @@ func newJournal(claim Claim, e work.Envelope, allocation string, log hclog.Logge
 }
 
 // run stores progress until ctx ends.
-func (j *journal) run(ctx context.Context) {
+func (j *journal) run(ctx context.Context, loop *loop) {
+	defer loop.end()
 	tick := time.NewTicker(progressInterval)
 	defer tick.Stop()
 	for {
@@ -63,14 +67,25 @@ func (j *journal) run(ctx context.Context) {
 		case <-j.now:
 		case <-tick.C:
 		}
+		loop.turn()
 		if err := j.save(ctx); err != nil && ctx.Err() == nil {
 			j.log.Warn("not stored, trying again", "error", err)
 		}
 	}
 }
 
-// save stores the progress unless it is stored.
+// save stores the progress unless it is stored. A fenced worker stores it once the
+// attempt is taken back.
 func (j *journal) save(ctx context.Context) error {
+	if j.fenced() {
+		return nil
+	}
+	return j.store(ctx)
+}
+
+func (j *journal) store(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, consulTimeout)
+	defer cancel()
 	j.saving.Lock()
 	defer j.saving.Unlock()
 	j.mu.Lock()

@@ -11,10 +11,10 @@ import (
 
 func TestLeaseEndsAfterItsTrustUnlessItIsConfirmed(t *testing.T) {
 	claim := &fakeClaim{}
-	inBubble(t, claim, func(h *heart, hold context.Context) {
+	inBubble(t, claim, func(b *bubble) {
 		const answerTime = time.Second
 		claim.confirmBy(func(context.Context) error { <-time.After(answerTime); return nil })
-		leased, end, err := h.lease(hold)
+		leased, end, err := b.pushLease(b.hold)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -29,8 +29,8 @@ func TestLeaseEndsAfterItsTrustUnlessItIsConfirmed(t *testing.T) {
 		if took := time.Since(last); took > work.PushTrust {
 			t.Errorf("ended %s after the last confirmation was asked for", took)
 		}
-		if !errors.Is(context.Cause(leased), errUnconfirmed) || hold.Err() != nil {
-			t.Errorf("ended because %v; the hold: %v", context.Cause(leased), hold.Err())
+		if !errors.Is(context.Cause(leased), errLeaseEnded) || b.hold.Err() != nil || b.fenced() != nil {
+			t.Errorf("ended because %v; the hold: %v", context.Cause(leased), b.hold.Err())
 		}
 	})
 }
@@ -38,9 +38,9 @@ func TestLeaseEndsAfterItsTrustUnlessItIsConfirmed(t *testing.T) {
 func TestLeaseCountsFromBeforeTheQuestion(t *testing.T) {
 	const answerTime = 4 * time.Second
 	claim := &fakeClaim{confirm: func(context.Context) error { <-time.After(answerTime); return nil }}
-	inBubble(t, claim, func(h *heart, hold context.Context) {
+	inBubble(t, claim, func(b *bubble) {
 		began := time.Now()
-		leased, end, err := h.lease(hold)
+		leased, end, err := b.pushLease(b.hold)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,10 +55,10 @@ func TestLeaseCountsFromBeforeTheQuestion(t *testing.T) {
 
 func TestLeaseWaitsForAConsulThatDoesNotAnswer(t *testing.T) {
 	claim := &fakeClaim{confirm: func(context.Context) error { return work.ErrUnavailable }}
-	inBubble(t, claim, func(h *heart, hold context.Context) {
+	inBubble(t, claim, func(b *bubble) {
 		back := time.AfterFunc(time.Minute, func() { claim.confirmBy(nil) })
 		defer back.Stop()
-		_, end, err := h.lease(hold)
+		_, end, err := b.pushLease(b.hold)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,34 +66,40 @@ func TestLeaseWaitsForAConsulThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-func TestLeaseOfALostSessionFences(t *testing.T) {
-	claim := &fakeClaim{}
-	inBubble(t, claim, func(h *heart, hold context.Context) {
-		leased, end, err := h.lease(hold)
+func TestLeaseOfALostSessionLetsTheFenceFall(t *testing.T) {
+	claim := &fakeClaim{regain: func(context.Context) error { return work.ErrAttemptLost }}
+	inBubble(t, claim, func(b *bubble) {
+		leased, end, err := b.pushLease(b.hold)
 		if err != nil {
 			t.Fatal(err)
 		}
 		claim.confirmBy(func(context.Context) error { return work.ErrSessionLost })
 		began := time.Now()
 		<-leased.Done()
-		if took := time.Since(began); took > leaseCheck {
+		if took := time.Since(began); took > defaultLeaseCheck {
 			t.Errorf("ended after %s", took)
 		}
 		end()
-		if !errors.Is(context.Cause(hold), work.ErrSessionLost) {
-			t.Errorf("the hold: %v", context.Cause(hold))
-		}
-		if _, _, err := h.lease(hold); !errors.Is(err, work.ErrSessionLost) {
+		if _, _, err := b.pushLease(b.hold); !errors.Is(err, ErrFenced) {
 			t.Errorf("another lease: %v", err)
 		}
 	})
 }
 
-func TestLeaseAtOnceOnALostSessionIsNone(t *testing.T) {
+// TestLeaseWaitsForTheAttemptToBeTakenBack: the first question finds the session gone.
+func TestLeaseWaitsForTheAttemptToBeTakenBack(t *testing.T) {
 	claim := &fakeClaim{confirm: func(context.Context) error { return work.ErrSessionLost }}
-	inBubble(t, claim, func(h *heart, hold context.Context) {
-		if _, _, err := h.lease(hold); !errors.Is(err, work.ErrSessionLost) || hold.Err() == nil {
-			t.Errorf("%v; the hold: %v", err, hold.Err())
+	inBubble(t, claim, func(b *bubble) {
+		claim.set(func() {
+			claim.regain = func(context.Context) error {
+				claim.confirmBy(nil)
+				return nil
+			}
+		})
+		_, end, err := b.pushLease(b.hold)
+		if err != nil || claim.regains != 1 {
+			t.Fatalf("%v after %d tries to take the attempt back", err, claim.regains)
 		}
+		end()
 	})
 }

@@ -18,6 +18,9 @@ const (
 	declaredPause    = time.Minute      // until the item is tried again
 )
 
+// errNoLease is why a fenced worker takes no paths.
+var errNoLease = fmt.Errorf("the worker has lost its session in Consul, and tries to take its attempt back: %w", work.ErrUnavailable)
+
 // lockDeclared takes the paths that the item declares, before any work. When that
 // is not to be, it returns how the attempt ends, or an error with the hold lost.
 // Who only publishes changes no file, and needs none.
@@ -51,15 +54,22 @@ func (w *worker) unlock(ctx context.Context) {
 	if !w.locked.Load() {
 		return
 	}
-	if w.repo != nil && !w.repo.Settled() {
+	if !w.settled() {
 		w.log.Warn("the end of a push is not known: locks are free a while after the attempt's end", "after", work.LockDelay)
 		return
 	}
-	if err := w.claim.UnlockAll(ctx); err != nil {
+	if err := w.heart.held(ctx, w.claim.UnlockAll); err != nil {
 		w.log.Warn("locks not given up, they are free a while after the attempt's end", "after", work.LockDelay, "error", err)
 		return
 	}
 	w.locked.Store(false)
+}
+
+// settled reports whether what became of every push is known.
+func (w *worker) settled() bool {
+	w.pushing.Lock()
+	defer w.pushing.Unlock()
+	return w.repo == nil || w.repo.Settled()
 }
 
 // serveLocks answers the agent's requests for locks until stop is called, and
@@ -85,16 +95,27 @@ func (k lockKeeper) Lock(ctx context.Context, paths work.PathSet, patience time.
 	k.locked.Store(true)
 	ctx, ended := k.span(ctx, "lock")
 	began := time.Now()
-	_, err := k.claim.Lock(ctx, paths, patience, func(why error) {
-		k.heart.touch()
-		k.journal.update(false, func(p *work.Progress) { p.LastTool = "waits: " + why.Error() })
-	})
+	err := k.lock(ctx, paths, patience)
 	k.metrics.lockWait.WithLabelValues(lockOutcome(err)).Observe(time.Since(began).Seconds())
 	ended(err)
 	if errors.Is(err, work.ErrLocked) {
 		k.log.Info("paths are held by another", "paths", paths, "error", err)
 	}
-	return k.heed(err)
+	return err
+}
+
+// lock takes paths. While the worker is fenced it waits, as for paths that another has.
+func (k lockKeeper) lock(ctx context.Context, paths work.PathSet, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	ctx, cancel := context.WithDeadlineCause(ctx, deadline.Add(consulTimeout), errNoLease)
+	defer cancel()
+	return k.heart.held(ctx, func(ctx context.Context) error {
+		_, err := k.claim.Lock(ctx, paths, max(time.Until(deadline), 0), func(why error) {
+			k.heart.touch()
+			k.journal.update(false, func(p *work.Progress) { p.LastTool = "waits: " + why.Error() })
+		})
+		return err
+	})
 }
 
 // lockOutcome is how a request for locks went.
@@ -108,20 +129,12 @@ func lockOutcome(err error) string {
 	return lockFailed
 }
 
-// heed has the fence fall where an answer tells that the hold is gone.
-func (k lockKeeper) heed(err error) error {
-	if errors.Is(err, work.ErrSessionLost) {
-		return k.heart.fall(err)
-	}
-	return err
-}
-
 // Unlock pushes what was committed under the locks before it gives them up.
 func (k lockKeeper) Unlock(ctx context.Context, paths work.PathSet) error {
 	if err := k.pushBefore(ctx); err != nil {
 		return err
 	}
-	return k.heed(k.claim.Unlock(ctx, paths))
+	return k.heart.held(ctx, func(ctx context.Context) error { return k.claim.Unlock(ctx, paths) })
 }
 
 // UnlockAll is Unlock of all.
@@ -129,13 +142,16 @@ func (k lockKeeper) UnlockAll(ctx context.Context) error {
 	if err := k.pushBefore(ctx); err != nil {
 		return err
 	}
-	return k.heed(k.claim.UnlockAll(ctx))
+	return k.heart.held(ctx, k.claim.UnlockAll)
 }
 
 func (k lockKeeper) pushBefore(ctx context.Context) error {
 	k.heart.touch()
 	if _, err := k.push(ctx); err != nil {
 		return fmt.Errorf("not unlocked, because the commits made under the locks are not pushed: %w", err)
+	}
+	if !k.settled() {
+		return fmt.Errorf("not unlocked, because the git server may still take a push whose answer was lost: %w", work.ErrUnavailable)
 	}
 	return nil
 }

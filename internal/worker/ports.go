@@ -23,9 +23,14 @@ type Store interface {
 // for the attempt's heartbeat TTL. Its methods may be called concurrently, and
 // each may be repeated.
 type Claim interface {
-	// Beat shows that the attempt is alive, with a text for people.
+	// Beat shows that the worker is alive, with a text for people; silent says that its
+	// agent gives no sign of life.
 	// It returns work.ErrSessionLost when the hold is gone; every other error may pass.
-	Beat(ctx context.Context, text string) error
+	Beat(ctx context.Context, text string, silent bool) error
+	// Regain returns nil when the hold is there, or was made anew because no other
+	// can have worked on the attempt, or had its paths, since it was lost.
+	// It returns work.ErrAttemptLost when that can never be; every other error may pass.
+	Regain(ctx context.Context) error
 	// SaveProgress stores how far the attempt has come.
 	SaveProgress(ctx context.Context, p work.Progress) error
 	// Report stores the result. It returns work.ErrConflict when there is

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"drover/internal/wait"
@@ -25,6 +26,8 @@ const (
 func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}, refused func(error)) {
 	pushed, backoff := "", pushBackoff // the agent may have committed before the first look
 	saved := time.Now()
+	loop := w.dog.watch("push")
+	defer loop.end()
 	next := time.NewTimer(pushCheck)
 	defer next.Stop()
 	for {
@@ -35,9 +38,11 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}, refused
 			return
 		case <-next.C:
 		}
+		loop.turn()
 		wait := pushCheck
 		if mark := w.repo.Mark(); mark != pushed {
-			_, err := w.push(ctx)
+			var err error
+			loop.wait(func() { _, err = w.push(ctx) })
 			if err == nil || isFinal(err) || errors.Is(err, gitrepo.ErrEmbedded) {
 				pushed, backoff = mark, pushBackoff // what was refused is tried again with the next commit
 			} else {
@@ -50,7 +55,7 @@ func (w *worker) pushCommits(ctx context.Context, ended <-chan struct{}, refused
 				refused(err)
 			}
 			if err == nil && time.Since(saved) > stateInterval {
-				w.saveState(ctx)
+				loop.wait(func() { w.saveState(ctx) })
 				saved = time.Now()
 			}
 		}
@@ -68,11 +73,17 @@ func isFinal(err error) bool {
 func (w *worker) persistently(ctx context.Context, call func() error) error {
 	backoff, declined := pushBackoff, 0
 	for deadline := time.Now().Add(cmp.Or(w.RemotePatience, DefaultRemotePatience)); ; {
+		began := time.Now()
+		if err := w.heart.hold(ctx); err != nil {
+			return err
+		}
+		deadline = deadline.Add(time.Since(began)) // a fence is not the remote's doing
 		err := call()
 		if errors.Is(err, gitrepo.ErrDeclined) {
 			declined++
 		}
-		if err == nil || declined == declineTries || isFinal(err) || time.Now().After(deadline) {
+		over := declined == declineTries || isFinal(err) || time.Now().After(deadline)
+		if err == nil || over && !errors.Is(err, errLeaseEnded) {
 			return err
 		}
 		w.log.Warn("remote did not answer well, trying again", "error", err)
@@ -83,22 +94,25 @@ func (w *worker) persistently(ctx context.Context, call func() error) error {
 	}
 }
 
-// push pushes the agent's commits, unless the attempt is not the worker's any more.
+// push pushes the agent's commits. While the worker is fenced it waits.
 func (w *worker) push(ctx context.Context) (commit string, err error) {
 	return w.pushBy(ctx, w.repo.Push)
 }
 
 // pushBy is push with another way to push.
 func (w *worker) pushBy(ctx context.Context, push func(context.Context) (string, error)) (commit string, err error) {
-	w.pushing.Lock()
-	defer w.pushing.Unlock()
 	if err := w.heart.hold(ctx); err != nil {
 		return "", err
 	}
+	w.pushing.Lock()
+	defer w.pushing.Unlock()
 	ctx, ended := w.span(ctx, "push")
 	defer func() { ended(err) }()
 	before := w.repo.Pushed()
 	err = w.leased(ctx, func(ctx context.Context) (err error) {
+		if err := w.lookAgain(ctx); err != nil {
+			return err
+		}
 		commit, err = push(ctx)
 		return err
 	})
@@ -111,4 +125,23 @@ func (w *worker) pushBy(ctx context.Context, push func(context.Context) (string,
 		w.metrics.failedPushes.Inc()
 	}
 	return commit, err
+}
+
+// lookAgain reads where the remote branch is, before the first push after the
+// attempt was taken back: it may have moved meanwhile, and may have taken a push
+// whose answer never came.
+func (w *worker) lookAgain(ctx context.Context) error {
+	if !w.doubtful.Load() {
+		return nil
+	}
+	before := w.repo.Pushed()
+	now, err := w.repo.Remote(ctx)
+	if err != nil {
+		return fmt.Errorf("look where the branch is: %w", err)
+	}
+	w.doubtful.Store(false)
+	if now != before {
+		w.log.Info("the branch has moved since the last push", "from", before, "to", now)
+	}
+	return nil
 }

@@ -37,8 +37,10 @@ const (
 )
 
 const (
-	// claimPatience is how long a starting worker waits for a Consul that does not answer.
+	// claimPatience is how long a starting worker waits for a Consul that does not
+	// answer, and claimTimeout how long each call may take.
 	claimPatience = 2 * time.Minute
+	claimTimeout  = 15 * time.Second
 	// adoptPatience is how long a job that was dispatched by hand waits for a
 	// server to adopt it: that looks around every half a minute, once it leads.
 	adoptPatience = 10 * time.Minute
@@ -47,8 +49,14 @@ const (
 	pushCheck = 250 * time.Millisecond
 )
 
-// ErrStopped says that the worker was told to end, by SIGTERM.
-var ErrStopped = errors.New("stopped by a signal")
+var (
+	// ErrStopped says that the worker was told to end, by SIGTERM.
+	ErrStopped = errors.New("stopped by a signal")
+	// ErrNoConsul says that the worker never reached Consul to claim its attempt.
+	ErrNoConsul = errors.New("no answer from Consul")
+	// errNotAdopted says that no server has adopted a job that was dispatched by hand.
+	errNotAdopted = fmt.Errorf("no server has adopted this job yet: %w", work.ErrUnavailable)
+)
 
 // Why an attempt's time is up.
 var (
@@ -75,6 +83,7 @@ type Options struct {
 	Health       string               // address that /health and /metrics are served on; nowhere if empty
 	Registry     *prometheus.Registry // takes the worker's metrics; none if nil
 	Tracer       trace.Tracer         // takes its spans; none if nil
+	Timing       Timing
 	// RemotePatience is how long the git server may be away at the attempt's end; DefaultRemotePatience if 0.
 	RemotePatience time.Duration
 	// Open opens the store that keeps its keys below a prefix.
@@ -83,7 +92,8 @@ type Options struct {
 
 // Run runs one attempt. It returns nil once the attempt's result is reported,
 // and when the attempt is another allocation's: then it has done nothing. Every
-// error ends the container with a status other than 0.
+// error ends the container with a status other than 0. ErrNoConsul, ErrFenced and
+// ErrStopped are told apart.
 func Run(ctx context.Context, opts Options) error {
 	envelope, store, err := opts.load(ctx)
 	if err != nil {
@@ -92,7 +102,7 @@ func Run(ctx context.Context, opts Options) error {
 	log := opts.Logger.With(envelope.LogFields(opts.Allocation)...)
 	claimed := time.Now()
 	var claim Claim
-	err = persist(ctx, claimPatience, log, func() error {
+	err = persist(ctx, claimPatience, log, func(ctx context.Context) error {
 		claimed = time.Now()
 		claim, err = store.Claim(ctx, envelope, opts.Allocation)
 		return err
@@ -136,10 +146,10 @@ func (o Options) load(ctx context.Context) (work.Envelope, Store, error) {
 		if byHand {
 			patience = adoptPatience
 		}
-		err = persist(ctx, patience, o.Logger, func() error {
+		err = persist(ctx, patience, o.Logger, func(ctx context.Context) error {
 			whole, err := store.Envelope(ctx, e.Attempt)
 			if byHand && errors.Is(err, work.ErrNotFound) {
-				return fmt.Errorf("no server has adopted this job yet: %w", work.ErrUnavailable)
+				return errNotAdopted
 			}
 			if err == nil {
 				e = whole
@@ -164,12 +174,20 @@ func (o Options) handDispatched() (work.Envelope, error) {
 	return work.Envelope{Item: attempt.Item(), Attempt: attempt, KVPrefix: o.KVPrefix, Reference: true}, nil
 }
 
-// persist repeats a call whose failure may pass, for at most patience.
-func persist(ctx context.Context, patience time.Duration, log hclog.Logger, call func() error) error {
+// persist repeats a call to Consul whose failure may pass, for at most patience.
+// It returns ErrNoConsul when none got through.
+func persist(ctx context.Context, patience time.Duration, log hclog.Logger, call func(context.Context) error) error {
 	for deadline := time.Now().Add(patience); ; {
-		err := call()
+		limited, cancel := context.WithTimeout(ctx, claimTimeout)
+		err := call(limited)
+		cancel()
 		passing := errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrUnknownOutcome)
-		if err == nil || !passing || time.Now().After(deadline) {
+		switch {
+		case err == nil || !passing:
+			return err
+		case ctx.Err() == nil && time.Now().After(deadline) && !errors.Is(err, errNotAdopted):
+			return fmt.Errorf("%w for %s: %w", ErrNoConsul, patience, err)
+		case ctx.Err() == nil && time.Now().After(deadline):
 			return err
 		}
 		log.Warn("trying again", "error", err)
@@ -190,11 +208,13 @@ type worker struct {
 	memory   *memory.Group // nil where the kernel does not tell
 	journal  *journal
 	heart    *heart
+	dog      *watchdog
 	metrics  *metrics
 	repo     *gitrepo.Repo    // nil until it is open
 	pushing  sync.Mutex       // guards repo
 	harvest  *gitrepo.Harvest // what the agent has left; nil until it has ended
 	locked   atomic.Bool      // paths may be held
+	doubtful atomic.Bool      // the remote branch may be elsewhere than it was left
 
 	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
 
@@ -214,7 +234,7 @@ func newWorker(opts Options, e work.Envelope, claim Claim, log hclog.Logger) *wo
 	w.memory = group
 	w.killsBefore = w.kills()
 	w.stdout, w.stderr = &process.Flood{To: opts.Stdout}, &process.Flood{To: opts.Stderr}
-	w.journal = newJournal(claim, e, opts.Allocation, log)
+	w.journal, w.dog = newJournal(claim, e, opts.Allocation, log), &watchdog{}
 	return w
 }
 
@@ -222,19 +242,28 @@ func newWorker(opts Options, e work.Envelope, claim Claim, log hclog.Logger) *wo
 func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	hold, lose := context.WithCancelCause(w.traced(context.WithoutCancel(told), claimed))
 	ctx, stop := context.WithCancelCause(hold)
-	defer context.AfterFunc(told, func() { stop(ErrStopped) })()
-	w.heart = newHeart(w.claim, w.envelope.Spec.Limits.HeartbeatTTL.Std(), claimed, w.journal.beatText, lose, w.log)
+	w.heart = newHeart(hold, claimed, heartOptions{
+		claim: w.claim, ttl: w.envelope.Spec.Limits.HeartbeatTTL.Std(), grace: w.envelope.Spec.Limits.FenceGrace.Std(), timing: w.Timing,
+		text: w.journal.beatText, dog: w.dog, restore: w.restore, told: told, lose: lose, log: w.log,
+	})
+	w.journal.fenced = func() bool { return w.heart.fenced() != nil }
 	w.metrics = newMetrics(w)
+	defer context.AfterFunc(told, func() {
+		if f := w.heart.fenced(); f != nil {
+			w.heart.giveUp(fmt.Errorf("%w: %w", ErrStopped, f.cause))
+		}
+		stop(ErrStopped)
+	})()
 	defer w.serveHealth(hold)()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { w.heart.run(hold) })
-	tasks.Go(func() { w.journal.run(hold) })
+	tasks.Go(func() { w.journal.run(hold, w.dog.watch("progress")) })
 	defer func() {
 		stop(nil)
-		fenced := hold.Err() != nil
+		w.unlockLast(hold)
 		lose(nil)
 		tasks.Wait()
-		w.release(fenced)
+		w.release()
 	}()
 	w.heart.touch()
 	result, err := w.attempt(ctx, hold)
@@ -246,16 +275,27 @@ func (w *worker) run(told context.Context, claimed time.Time) (err error) {
 	return w.report(hold, result)
 }
 
+// restore is what comes first once a lost attempt was taken back: what was used is
+// stored, and the next push looks where the remote branch is.
+func (w *worker) restore(ctx context.Context) error {
+	w.doubtful.Store(true)
+	return w.journal.store(ctx)
+}
+
 // report stores the result: for as long as the attempt is the worker's.
 func (w *worker) report(hold context.Context, result work.Result) error {
 	for {
 		w.heart.touch()
-		err := w.claim.Report(hold, result)
+		err := w.heart.held(hold, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, consulTimeout)
+			defer cancel()
+			return w.claim.Report(ctx, result)
+		})
 		if err == nil {
 			w.log.Info("attempt reported", "reason", result.Reason, "detail", result.Detail, "commit", result.RemoteCommit)
 			return nil
 		}
-		if errors.Is(err, work.ErrConflict) || errors.Is(err, work.ErrInvalid) {
+		if hold.Err() != nil || errors.Is(err, work.ErrConflict) || errors.Is(err, work.ErrInvalid) {
 			return err
 		}
 		w.log.Warn("result not stored, trying again", "error", err)
@@ -265,14 +305,20 @@ func (w *worker) report(hold context.Context, result work.Result) error {
 	}
 }
 
-// release gives the claim up, and the locks before it, unless the worker is
-// fenced: its last push may still reach the git server.
-func (w *worker) release(fenced bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+// unlockLast gives up what is locked still, unless the worker is fenced: its last
+// push may still reach the git server.
+func (w *worker) unlockLast(hold context.Context) {
+	ctx, cancel := context.WithTimeout(hold, releaseTimeout)
 	defer cancel()
-	if !fenced {
+	if hold.Err() == nil {
 		w.unlock(ctx)
 	}
+}
+
+// release gives the claim up.
+func (w *worker) release() {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
 	if err := w.claim.Release(ctx); err != nil {
 		w.log.Warn("could not leave cleanly, the TTL will", "error", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"drover/internal/testkit"
 	"drover/internal/testkit/gittest"
 	"drover/internal/work"
@@ -237,8 +239,23 @@ func TestPublishingRunsNoAgent(t *testing.T) {
 	}
 	b.nextAttempt(`commit never`)
 	b.envelope.Branch = "drover/elsewhere"
-	if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
-		t.Errorf("without its branch: %s: %s", r.Reason, r.Detail)
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
+		t.Errorf("without its branch: %s: %s, no retry %t", r.Reason, r.Detail, r.NoRetry)
+	}
+}
+
+// TestAgentThatIsNotInTheImageIsNotTriedAgain: nothing of it is infrastructure.
+func TestAgentThatIsNotInTheImageIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, command := range map[string]string{"not there": "/no/such/agent", "not on the path": "drover-no-such-agent", "not executable": "/dev/null"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, `commit never`)
+			b.envelope.Spec.Command = []string{command}
+			if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, command) {
+				t.Errorf("reason = %s (%s), no retry = %t, want start_failed that names %s, true", r.Reason, r.Detail, r.NoRetry, command)
+			}
+		})
 	}
 }
 
@@ -460,26 +477,46 @@ func TestRewrittenHistoryIsDeliveredOnTopOfWhatWasPushed(t *testing.T) {
 	b.wantLog("one", "rewritten")
 }
 
-func TestHungAgentGivesNoHeartbeat(t *testing.T) {
+// TestSilentAgentTurnsTheCheckToWarning: the heartbeat is the worker's, and it ends no session.
+func TestSilentAgentTurnsTheCheckToWarning(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit one; sleep 600`)
 	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(3 * time.Second)
 	ctx, stop := context.WithCancel(t.Context())
 	wait := b.start(ctx)
 	b.eventuallyPushed(1)
-	testkit.Eventually(t, patience, func() error {
+	b.eventuallyWarned()
+	b.wantNoResult()
+	if claim, _, err := b.client.Claim(t.Context(), b.envelope.Attempt); err != nil || !b.lives(claim.Session) {
+		t.Errorf("the session of %+v is gone: %v", claim, err)
+	}
+	stop()
+	if err := wait(); !errors.Is(err, worker.ErrStopped) {
+		t.Errorf("the worker ended with %v", err)
+	}
+}
+
+// eventuallyWarned waits until the heartbeat says that the agent is silent.
+func (b *bench) eventuallyWarned() {
+	b.t.Helper()
+	testkit.Eventually(b.t, patience, func() error {
 		for _, check := range b.checks() {
-			if check.Status == "critical" && strings.Contains(check.Output, "iteration 1/20 · agent · 0/0 tokens · ") {
+			if check.Status == api.HealthWarning && strings.HasPrefix(check.Output, "agent silent since ") && strings.Contains(check.Output, "iteration 1/20 · agent · 0/0 tokens · ") {
 				return nil
 			}
 		}
-		return fmt.Errorf("not critical: %v", b.checks())
+		return fmt.Errorf("no warning: %v", b.checks())
 	})
-	b.wantNoResult()
-	stop()
-	if err := wait(); err == nil {
-		t.Error("a worker whose session is gone ended well")
+}
+
+// lives reports whether Consul has a session.
+func (b *bench) lives(session string) bool {
+	b.t.Helper()
+	info, _, err := b.api.Session().Info(session, nil)
+	if err != nil {
+		b.t.Fatal(err)
 	}
+	return info != nil
 }
 
 func TestBusyAgentIsAliveWithoutAWord(t *testing.T) {
@@ -490,25 +527,6 @@ func TestBusyAgentIsAliveWithoutAWord(t *testing.T) {
 		t.Errorf("result %+v", r)
 	}
 	b.wantLog("one")
-}
-
-func TestWorkerWithoutConsulFencesItself(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, `commit one; gate on; commit two; echo made; while :; do sleep 0.1; echo working; done`)
-	b.envelope.Spec.Limits.HeartbeatTTL = work.Duration(3 * time.Second)
-	wait := b.start(t.Context())
-	b.eventuallyPushed(1)
-	b.git.Pause() // the push of the next commit has no answer before the fence falls
-	b.line.Cut()
-	b.open("on")
-	err := wait()
-	b.line.Mend()
-	b.git.Resume()
-	if !errors.Is(err, work.ErrSessionLost) || !strings.Contains(err.Error(), "nothing more is pushed") {
-		t.Errorf("the worker ended with %v", err)
-	}
-	b.wantLog("one")
-	b.wantNoResult()
 }
 
 func TestConsulAwayForLessThanTheTTLIsSurvived(t *testing.T) {
@@ -526,22 +544,4 @@ func TestConsulAwayForLessThanTheTTLIsSurvived(t *testing.T) {
 	}
 	b.wantLog("one", "two")
 	b.wantNothingLeft()
-}
-
-func TestLostSessionStopsTheAgent(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, `commit one; while :; do sleep 0.1; echo working; done`)
-	wait := b.start(t.Context())
-	b.eventuallyPushed(1)
-	claim, _, err := b.client.Claim(t.Context(), b.envelope.Attempt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.api.Session().Destroy(claim.Session, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := wait(); !errors.Is(err, work.ErrSessionLost) {
-		t.Errorf("the worker ended with %v", err)
-	}
-	b.wantNoResult()
 }

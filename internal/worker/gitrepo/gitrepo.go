@@ -58,7 +58,8 @@ type Repo struct {
 	apart bool     // base and branch share no commit
 	notes []string // see Notes
 
-	unsettled bool // see Settled
+	unsettled bool   // see Settled
+	tried     string // commit of the last push
 }
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
@@ -478,6 +479,9 @@ func (r *Repo) Remote(ctx context.Context) (string, error) {
 	}
 	sha, _, _ := strings.Cut(out, "\t")
 	r.seen = sha
+	if sha != "" && sha == r.tried {
+		r.unsettled = false // it was taken, and a push before it does not fit any more
+	}
 	return sha, nil
 }
 

@@ -89,7 +89,7 @@ func (r *Repo) pushRebased(ctx context.Context, tip, made, from string) (string,
 // where it does not fit, none of the pushes before can still be taken.
 func (r *Repo) pushOnce(ctx context.Context, commit string) error {
 	before := r.unsettled
-	r.unsettled = true
+	r.unsettled, r.tried = true, commit
 	_, err := r.remote(ctx, "push", "--porcelain", r.opts.URL, commit+":refs/heads/"+r.opts.Branch)
 	switch {
 	case err == nil, errors.Is(err, ErrMoved):
