@@ -7,7 +7,7 @@ engine := $(shell docker version >/dev/null 2>&1 && echo docker)
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build drover, drover-worker and the demo's agent into bin/
@@ -53,6 +53,14 @@ model: ## Drive the orchestrator through 10,000 random orders of events, in virt
 .PHONY: bench
 bench: $(if $(engine),image,build) ## Measure latencies; ONLY=name for one benchmark, REAL=1 on the Nomad and Consul on the PATH
 	@go run ./internal/bench $(if $(ONLY),-only $(ONLY)) $(if $(REAL),-real)
+
+.PHONY: outage
+outage: build consul ## Kill Consul, Nomad, servers, workers and agents under 60 items; SEED=s, REAL=1 for the Nomad on the PATH
+	@go run ./internal/outage $(if $(SEED),-seed $(SEED)) $(if $(REAL),-real)
+
+.PHONY: outage-consul
+outage-consul: build consul ## Kill Consul for OUTAGE=5m under 16 agents, then for longer than GRACE=1m
+	@go run ./internal/outage -consul $(if $(OUTAGE),-outage $(OUTAGE)) $(if $(GRACE),-grace $(GRACE)) $(if $(REAL),-real)
 
 fuzzed := work:FuzzSpec work:FuzzPaths cli:FuzzItems config:FuzzFile api:FuzzBodies api:FuzzQuery \
 	worker/agent:FuzzReaders worker/testrun:FuzzCounter worker/testrun:FuzzReport

@@ -63,13 +63,14 @@ func (c *Client) Envelope(ctx context.Context, a work.AttemptID) (work.Envelope,
 // ended, and work.ErrUnavailable or work.ErrUnknownOutcome, after which the
 // caller may try again.
 func (c *Client) ClaimAttempt(ctx context.Context, e work.Envelope, allocation string) (*Attempt, error) {
-	if err := c.unclaimed(ctx, e.Attempt); err != nil {
+	index, err := c.unclaimed(ctx, e.Attempt)
+	if err != nil {
 		return nil, err
 	}
 	a := c.newAttempt(e, allocation)
 	entered, err := a.enter(ctx, "starting")
 	if err == nil {
-		err = a.take(ctx, entered)
+		err = a.take(ctx, entered, index)
 	}
 	if err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
@@ -79,15 +80,25 @@ func (c *Client) ClaimAttempt(ctx context.Context, e work.Envelope, allocation s
 		}
 		return nil, err
 	}
+	c.tries.Delete(entered.Session)
 	return a, nil
 }
 
-func (c *Client) unclaimed(ctx context.Context, id work.AttemptID) error {
+// unclaimed returns the index at which a claim may be written: 0 where there is
+// none, or that of a claim which an earlier try of this process left.
+func (c *Client) unclaimed(ctx context.Context, id work.AttemptID) (index uint64, err error) {
 	claim, index, err := c.Claim(ctx, id)
-	if err == nil && index != 0 {
+	if err == nil && index != 0 && !c.leftByTry(claim) {
 		err = claimed(claim)
 	}
-	return err
+	return index, err
+}
+
+// leftByTry reports whether this process wrote an open claim in a try that ended
+// without an answer.
+func (c *Client) leftByTry(claim work.Claim) bool {
+	_, tried := c.tries.Load(claim.Session)
+	return tried && !claim.Ended
 }
 
 func claimed(claim work.Claim) error {
@@ -196,9 +207,10 @@ func (a *Attempt) register(ctx context.Context) error {
 	return classify("register "+a.registration.ID, true, a.client.repeat.Agent().ServiceRegisterOpts(a.registration, opts))
 }
 
-// take writes the claim, unless there is one.
-func (a *Attempt) take(ctx context.Context, entered work.Claim) error {
-	made, index, err := a.client.create(ctx, a.client.Keys.Claim(a.id), entered)
+// take writes the claim over what was at an index, unless that has changed.
+func (a *Attempt) take(ctx context.Context, entered work.Claim, over uint64) error {
+	a.client.tries.Store(entered.Session, true)
+	made, index, err := a.client.write(ctx, a.client.Keys.Claim(a.id), over, entered)
 	if made {
 		a.adopt(entered, index)
 		return nil
@@ -215,6 +227,8 @@ func (a *Attempt) take(ctx context.Context, entered work.Claim) error {
 	case there.Session == entered.Session && !there.Ended:
 		a.adopt(there, index)
 		return nil
+	case a.client.leftByTry(there):
+		return errors.Join(err, fmt.Errorf("claim attempt %s: an earlier try was stored meanwhile: %w", a.id, work.ErrUnavailable))
 	}
 	return claimed(there)
 }
@@ -226,26 +240,26 @@ func (a *Attempt) adopt(claim work.Claim, index uint64) {
 	a.claim, a.index, a.next = claim, index, work.Claim{}
 }
 
-// create writes a key that does not exist yet. It reports whether it did, and
-// the key's index then.
+// write writes a key that is at an index, 0 for one that does not exist yet. It
+// reports whether it did, and the key's index then.
 // It returns work.ErrUnavailable or work.ErrUnknownOutcome.
-func (c *Client) create(ctx context.Context, key string, v any) (made bool, index uint64, err error) {
+func (c *Client) write(ctx context.Context, key string, over uint64, v any) (made bool, index uint64, err error) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return false, 0, fmt.Errorf("encode %s: %w", key, err)
 	}
-	op := &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVCAS, Key: key, Value: data, Index: 0}}
+	op := &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVCAS, Key: key, Value: data, Index: over}}
 	ok, answer, _, err := c.once.Txn().Txn(api.TxnOps{op}, (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
-		return false, 0, classify("create "+key, true, err)
+		return false, 0, classify("write "+key, true, err)
 	}
 	switch {
 	case ok && len(answer.Results) > 0 && answer.Results[0].KV != nil:
 		return true, answer.Results[0].KV.ModifyIndex, nil
 	case ok:
-		return false, 0, fmt.Errorf("create %s: Consul answers without an index: %w", key, work.ErrUnknownOutcome)
+		return false, 0, fmt.Errorf("write %s: Consul answers without an index: %w", key, work.ErrUnknownOutcome)
 	case len(answer.Errors) > 0 && !strings.Contains(answer.Errors[0].What, "index is stale"):
-		return false, 0, fmt.Errorf("create %s: %s: %w", key, answer.Errors[0].What, work.ErrInvalid)
+		return false, 0, fmt.Errorf("write %s: %s: %w", key, answer.Errors[0].What, work.ErrInvalid)
 	}
 	return false, 0, nil
 }
@@ -309,7 +323,7 @@ func (a *Attempt) SaveProgress(ctx context.Context, p work.Progress) error {
 // It returns work.ErrConflict when there is another allocation's result, and
 // work.ErrUnavailable or work.ErrUnknownOutcome.
 func (a *Attempt) Report(ctx context.Context, r work.Result) error {
-	made, _, err := a.client.create(ctx, a.client.Keys.Result(a.id), r)
+	made, _, err := a.client.write(ctx, a.client.Keys.Result(a.id), 0, r)
 	if made {
 		return nil
 	}
@@ -340,8 +354,7 @@ func (a *Attempt) Release(ctx context.Context) error {
 	defer a.locking.Unlock()
 	var errs []error
 	for session := range a.tried {
-		_, err := a.client.repeat.Session().Destroy(session, (&api.WriteOptions{}).WithContext(ctx))
-		errs = append(errs, classify("destroy session "+session, true, err))
+		errs = append(errs, a.client.endSession(ctx, session, a.id))
 	}
 	id := a.registration.ID
 	err := classify("deregister "+id, true, a.client.repeat.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx)))

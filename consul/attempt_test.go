@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -333,6 +334,84 @@ func TestLostAnswerDoesNotLoseClaimOrResult(t *testing.T) {
 		}
 		if left := wire.left.Load(); left > 0 {
 			t.Errorf("%d answers were not lost", left)
+		}
+	})
+}
+
+// TestClaimOfALostTryIsTakenOver has a try to claim end without knowing that it was stored, as when Consul is killed
+// right after: the same process tries again, and must not take its own claim for another's.
+func TestClaimOfALostTryIsTakenOver(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		pooled := cleanhttp.DefaultPooledTransport()
+		t.Cleanup(pooled.CloseIdleConnections)
+		var away, was atomic.Bool
+		wire := roundTrip(func(r *http.Request) (*http.Response, error) {
+			if away.Load() {
+				return nil, errors.New("consul is away")
+			}
+			answer, err := pooled.RoundTrip(r)
+			if err == nil && strings.HasSuffix(r.URL.Path, "/txn") && was.CompareAndSwap(false, true) {
+				away.Store(true)
+				answer.Body.Close()
+				return nil, errors.New("answer lost")
+			}
+			return answer, err
+		})
+		client, other, e := open(wire), open(), envelope(time.Minute)
+		if _, err := client.ClaimAttempt(t.Context(), e, firstAllocation); !errors.Is(err, work.ErrUnavailable) && !errors.Is(err, work.ErrUnknownOutcome) {
+			t.Fatalf("first try: %v, want unavailable or unknown", err)
+		}
+		stored, _, err := other.Claim(t.Context(), e.Attempt)
+		if err != nil || stored.Session == "" {
+			t.Fatalf("claim of the first try is %+v, %v; want it stored", stored, err)
+		}
+		if _, err := other.ClaimAttempt(t.Context(), e, firstAllocation); !errors.Is(err, work.ErrClaimed) {
+			t.Errorf("claim by another process of the allocation: %v, want claimed", err)
+		}
+		away.Store(false)
+		a := claim(t, client, e, firstAllocation)
+		now, _, err := other.Claim(t.Context(), e.Attempt)
+		if err != nil || now.Session != a.Claim().Session || now.Session == stored.Session {
+			t.Errorf("claim is %+v, %v; want that of the second try, session %s", now, err, a.Claim().Session)
+		}
+	})
+}
+
+// TestSessionThatANewLeaderDoesNotKnowIsEnded has Consul answer that a session is destroyed, and leave it: so does a
+// server that was elected and has not caught up yet.
+func TestSessionThatANewLeaderDoesNotKnowIsEnded(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		pooled := cleanhttp.DefaultPooledTransport()
+		t.Cleanup(pooled.CloseIdleConnections)
+		var unknown atomic.Int32 // calls that do nothing
+		wire := roundTrip(func(r *http.Request) (*http.Response, error) {
+			if strings.Contains(r.URL.Path, "/session/destroy/") && unknown.Add(-1) >= 0 {
+				return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("true")), Request: r}, nil
+			}
+			return pooled.RoundTrip(r)
+		})
+		client, e := open(wire), envelope(time.Minute)
+		for name, end := range map[string]func(*consul.Attempt) error{
+			"EndSession": func(a *consul.Attempt) error { return client.EndSession(t.Context(), a.Claim()) },
+			"BreakLock": func(a *consul.Attempt) error {
+				return client.BreakLock(t.Context(), work.Lock{Attempt: e.Attempt, Session: a.Claim().Session})
+			},
+			"Release": func(a *consul.Attempt) error { return a.Release(t.Context()) },
+		} {
+			e = envelope(time.Minute)
+			a := claim(t, client, e, firstAllocation)
+			unknown.Store(1)
+			if err := end(a); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err := a.Confirm(t.Context()); !errors.Is(err, work.ErrSessionLost) {
+				t.Errorf("after %s the session is confirmed with %v, want it lost", name, err)
+			}
+		}
+		a := claim(t, client, envelope(time.Minute), firstAllocation)
+		unknown.Store(2)
+		if err := client.EndSession(t.Context(), a.Claim()); !errors.Is(err, work.ErrUnavailable) {
+			t.Errorf("a session that stays: %v, want unavailable", err)
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -30,6 +31,7 @@ type Client struct {
 	repeat *api.Client
 	once   *api.Client
 	lost   *lostLocks
+	tries  sync.Map // sessions of claims that this process tried to write, and knows nothing more of
 }
 
 // Options of a Client. Address, token and TLS come from the environment as the

@@ -18,8 +18,20 @@ import (
 	"drover/internal/work"
 )
 
-// linearDelay stands for work.LockDelay: short, so that lost locks change hands within a run.
-const linearDelay = 400 * time.Millisecond
+// The times that locks hang from, at a tenth: so that sessions run out and lost locks change hands within a run.
+const (
+	tenth       = 10
+	linearDelay = work.LockDelay / tenth
+	linearTrust = work.PushTrust / tenth
+	// linearTTL is that of heartbeats. Consul takes none of sessions below it.
+	linearTTL = time.Second
+	linearHCL = `session_ttl_min = "1s"`
+	// linearBeat is how often a client beats.
+	linearBeat = linearTTL / 4
+)
+
+// linearTiming is of every client that locks.
+var linearTiming = consul.Timing{LockDelay: linearDelay, MinSessionTTL: linearTTL}
 
 // universe is all paths that are asked for; a set of them is a mask.
 var universe = []string{".", "a", "a/b", "a/b/c", "a/*", "b", "b/c", "**/c", "d", "e"}
@@ -76,6 +88,8 @@ const (
 	opUnlock
 	opConfirm
 	opExpire // the attempt's session ends
+	opRegain // the attempt is taken back
+	opClose  // the attempt's claim is closed by another
 )
 
 // Outcomes of lockOp.
@@ -84,6 +98,7 @@ const (
 	outRefused
 	outNotHeld
 	outGone    // the session
+	outLost    // the attempt can never be taken back
 	outUnknown // it may take effect at any time, or never
 )
 
@@ -101,6 +116,9 @@ type held struct {
 	paths   mask // by its session
 	lost    mask // without it
 	expired bool
+	taken   bool // what was lost was given to another
+	waived  bool // what was lost was given up
+	closed  bool // the claim
 }
 
 // lockState is who has what. It is never changed, and equal where key is.
@@ -122,7 +140,7 @@ func (s lockState) keyed() lockState {
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(s.attempts)) {
 		h := s.attempts[name]
-		fmt.Fprintf(&b, "%s:%d:%d:%t ", name, h.paths, h.lost, h.expired)
+		fmt.Fprintf(&b, "%s:%v ", name, h)
 	}
 	s.key = b.String()
 	return s
@@ -145,7 +163,7 @@ func (s lockState) granted(attempt string, paths mask) (lockState, bool) {
 			return s, false
 		}
 		if h.lost&against != 0 {
-			h.lost = 0
+			h.lost, h.taken = 0, true
 			next[name] = h
 		}
 	}
@@ -174,8 +192,13 @@ func (s lockState) step(op lockOp) (bool, lockState) {
 	case op.out == outGone:
 		return own.expired, s
 	case op.kind == opExpire:
-		own.lost, own.paths, own.expired = own.paths, 0, true
+		own.lost, own.paths, own.expired = own.lost|own.paths, 0, true
 		return true, s.with(op.attempt, own)
+	case op.kind == opClose:
+		own.closed = true
+		return true, s.with(op.attempt, own)
+	case op.kind == opRegain:
+		return s.regained(op)
 	case op.kind == opConfirm:
 		return !own.expired, s
 	case op.kind == opLock && op.out == outDone:
@@ -189,13 +212,28 @@ func (s lockState) step(op lockOp) (bool, lockState) {
 	case op.kind == opLock: // refused
 		h := s.attempts[op.holder]
 		return op.holder != op.attempt && (h.paths|h.lost)&op.paths.each(&overlaps) != 0 && h.expired == op.lost, s
-	case own.expired:
-		return true, s // there is nothing to give up any more
+	case own.expired: // there is nothing to give up any more, and nothing to insist on
+		own.waived = own.waived || op.out == outDone
+		return true, s.with(op.attempt, own)
 	case op.out == outNotHeld:
 		return own.paths&op.paths.each(&covers) == 0, s
 	}
 	own.paths &^= op.paths.each(&covers)
 	return true, s.with(op.attempt, own)
+}
+
+// regained is the state after an attempt was taken back: with the paths that it lost, and only if nothing of them was
+// another's since, or it had given them up, and its claim is open.
+func (s lockState) regained(op lockOp) (bool, lockState) {
+	own := s.attempts[op.attempt]
+	possible := (!own.taken || own.waived) && !own.closed
+	switch {
+	case op.out == outLost:
+		return !possible, s
+	case !possible:
+		return op.out == outUnknown, s
+	}
+	return true, s.with(op.attempt, held{paths: own.paths | own.lost})
 }
 
 // lockHistory is what the clients did.
@@ -212,6 +250,7 @@ type lockHistory struct {
 type session struct {
 	client  int
 	attempt string
+	began   int64
 	alive   int64 // when the last question began that proved it
 	gone    int64 // when it was known to be gone; never
 }
@@ -236,23 +275,52 @@ func (h *lockHistory) add(client int, op lockOp, call int64) {
 	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: op, Call: call, Return: ret})
 }
 
-// operations are those of the clients, and the end of each session: at some moment after it was last proven. What
-// nobody knows the end of does nothing any more once the session is gone.
-func (h *lockHistory) operations() []porcupine.Operation {
-	ops := slices.Clone(h.ops)
-	gone := map[string]int64{}
-	for _, s := range h.sessions {
-		gone[s.attempt] = s.gone
-	}
-	for i, o := range ops {
+// operations are those of the clients, and the end of each session: at some moment after it was last proven. What is
+// left open is bounded by what is known later, for each operation that may happen at any time doubles the work of the
+// checker: a lock or unlock does nothing any more once the session is gone by which it was asked for, and a re-claim or
+// the end of a claim does nothing once the claim was read by a re-claim after it.
+func (h *lockHistory) operations() (ops []porcupine.Operation) {
+	for _, o := range h.ops {
+		op := o.Input.(lockOp)
 		if o.Return == never {
-			ops[i].Return = max(gone[o.Input.(lockOp).attempt], o.Call)
+			switch op.kind {
+			case opRegain:
+				o.Return = h.settled(op.attempt, o.Call)
+			case opClose:
+				if o.Return = h.settled(op.attempt, o.Call); o.Return == never {
+					continue // nothing rests on it
+				}
+			default:
+				o.Return = h.sessionEnd(op.attempt, o.Call)
+			}
 		}
+		ops = append(ops, o)
 	}
 	for _, s := range h.sessions {
 		ops = append(ops, porcupine.Operation{ClientId: s.client, Input: lockOp{kind: opExpire, attempt: s.attempt}, Call: s.alive, Return: s.gone})
 	}
 	return ops
+}
+
+// settled returns when the first re-claim of an attempt after a call ended whose outcome is known.
+func (h *lockHistory) settled(attempt string, call int64) int64 {
+	end := int64(never)
+	for _, o := range h.ops {
+		if op := o.Input.(lockOp); op.kind == opRegain && op.attempt == attempt && op.out != outUnknown && o.Call > call {
+			end = min(end, o.Return)
+		}
+	}
+	return end
+}
+
+// sessionEnd returns when the session was known to be gone that an attempt had at a call.
+func (h *lockHistory) sessionEnd(attempt string, call int64) int64 {
+	for _, s := range h.sessions {
+		if s.attempt == attempt && s.began <= call && s.gone >= call {
+			return s.gone
+		}
+	}
+	return never
 }
 
 func (h *lockHistory) tally() (t tally) {
@@ -265,6 +333,10 @@ func (h *lockHistory) tally() (t tally) {
 			t.granted++
 		case op.kind == opLock && op.out == outRefused:
 			t.refused++
+		case op.kind == opRegain && op.out == outDone:
+			t.regained++
+		case op.kind == opRegain && op.out == outLost:
+			t.unregained++
 		}
 	}
 	for _, s := range h.sessions {
@@ -303,6 +375,7 @@ type lockClient struct {
 	session  *session
 	held     mask // what it knows to have
 	attempts int
+	beaten   time.Time // start of the last heartbeat
 }
 
 func newLockClient(r *run, n int) *lockClient {
@@ -314,13 +387,20 @@ func (c *lockClient) work() {
 		if c.attempt == nil && !c.claim() {
 			continue
 		}
-		switch dice := c.random.IntN(100); {
-		case dice < 45:
+		if time.Since(c.beaten) > linearBeat && !c.beat() {
+			continue
+		}
+		switch dice := c.random.IntN(200); {
+		case dice < 90:
 			c.lock()
-		case dice < 75:
+		case dice < 150:
 			c.unlock()
-		case dice < 95:
+		case dice < 192:
 			c.confirm()
+		case dice < 195:
+			c.sleep()
+		case dice < 196:
+			c.close()
 		default:
 			c.lose()
 		}
@@ -331,11 +411,10 @@ func (c *lockClient) work() {
 // claim claims an attempt of an item of its own, at one of the servers.
 func (c *lockClient) claim() bool {
 	c.client = c.open(c.random.IntN(len(c.cluster.Servers)))
-	c.client.SetLockDelay(linearDelay)
 	ctx, cancel := context.WithTimeout(c.t.Context(), 2*opTimeout)
 	defer cancel()
 	began := c.now()
-	a, err := c.client.ClaimAttempt(ctx, envelope(time.Minute), firstAllocation)
+	a, err := c.client.ClaimAttempt(ctx, envelope(linearTTL), firstAllocation)
 	if err != nil {
 		return false
 	}
@@ -345,12 +424,17 @@ func (c *lockClient) claim() bool {
 		_ = a.Release(ctx) // most are gone
 	}
 	c.attempts++
-	c.attempt, c.held = a, 0
-	c.session = &session{client: c.n, attempt: string(a.Claim().Attempt), alive: began, gone: never}
-	c.locks.mu.Lock()
-	c.locks.sessions = append(c.locks.sessions, c.session)
-	c.locks.mu.Unlock()
+	c.attempt, c.held, c.beaten = a, 0, time.Now()
+	c.enter(string(a.Claim().Attempt), began)
 	return true
+}
+
+// enter takes note of a new session, which lives since began at the earliest.
+func (c *lockClient) enter(attempt string, began int64) {
+	c.session = &session{client: c.n, attempt: attempt, began: began, alive: began, gone: never}
+	c.locks.mu.Lock()
+	defer c.locks.mu.Unlock()
+	c.locks.sessions = append(c.locks.sessions, c.session)
 }
 
 // call makes one call of the attempt, and returns when it began.
@@ -416,9 +500,10 @@ func (c *lockClient) lock() {
 		c.held |= paths
 		c.session.alive = began
 	case gone:
-		c.abandon(true)
+		c.session.gone = c.now()
+		c.attempt = nil
 	case op.out == outUnknown:
-		c.lose()
+		c.leave()
 	}
 }
 
@@ -439,9 +524,9 @@ func (c *lockClient) unlock() {
 	c.held &^= op.paths.each(&covers)
 	switch op.out {
 	case outGone:
-		c.abandon(true)
+		c.fall()
 	case outUnknown:
-		c.lose()
+		c.leave()
 	}
 }
 
@@ -454,13 +539,48 @@ func (c *lockClient) confirm() {
 	}
 	c.locks.add(c.n, op, began)
 	if op.out == outGone {
-		c.abandon(true)
+		c.fall()
 		return
 	}
 	c.session.alive = began
 	c.locks.mu.Lock()
 	defer c.locks.mu.Unlock()
-	c.locks.pushes = append(c.locks.pushes, push{attempt: c.session.attempt, paths: c.held, from: began, to: began + linearDelay.Nanoseconds()})
+	c.locks.pushes = append(c.locks.pushes, push{attempt: c.session.attempt, paths: c.held, from: began, to: began + linearTrust.Nanoseconds()})
+}
+
+// beat passes a heartbeat on. It returns false when the session is gone.
+func (c *lockClient) beat() bool {
+	c.beaten = time.Now()
+	began, err := c.call(func(ctx context.Context) error { return c.attempt.Beat(ctx, "", false) })
+	out, ok := c.outcome(err)
+	if ok && out == outDone {
+		c.session.alive = began
+	}
+	if ok && out == outGone {
+		c.fall()
+		return false
+	}
+	return true
+}
+
+// sleep stands still for longer than the TTL, as a worker that is stopped.
+func (c *lockClient) sleep() {
+	_ = wait.For(c.t.Context(), linearTTL+time.Duration(c.random.IntN(1500))*time.Millisecond)
+}
+
+// close has the attempt's claim closed by another, as the leader does when it ends an attempt, and then its session.
+func (c *lockClient) close() {
+	other := c.open(c.random.IntN(len(c.cluster.Servers)))
+	began, err := c.call(func(ctx context.Context) error { return other.CloseClaim(ctx, c.attempt.Claim().Attempt) })
+	op := lockOp{kind: opClose, attempt: c.session.attempt}
+	switch {
+	case err == nil:
+		c.locks.add(c.n, op, began)
+	case errors.Is(err, work.ErrUnknownOutcome):
+		op.out = outUnknown
+		c.locks.add(c.n, op, began)
+	}
+	c.lose()
 }
 
 // endPush has the client push no more, because it gives something up.
@@ -475,19 +595,78 @@ func (c *lockClient) endPush() {
 	}
 }
 
-// lose has the session ended by somebody else.
+// lose has the session ended by somebody else, and mostly tries to take the attempt back.
 func (c *lockClient) lose() {
-	other := c.open(c.random.IntN(len(c.cluster.Servers)))
-	_, err := c.call(func(ctx context.Context) error {
-		return other.BreakLock(ctx, work.Lock{Attempt: c.attempt.Claim().Attempt, Session: c.attempt.Claim().Session})
-	})
-	c.abandon(err == nil)
+	if c.endSession() {
+		c.fall()
+	}
 }
 
-// abandon leaves an attempt whose session is gone, or of which not enough is known to go on.
-func (c *lockClient) abandon(gone bool) {
-	if gone {
+// leave has the session ended, and does not come back: where it is not known what the attempt holds, it is not known
+// either whether it may be taken back.
+func (c *lockClient) leave() {
+	if c.endSession() {
 		c.session.gone = c.now()
+		c.attempt = nil
+	}
+}
+
+// endSession has another client end the attempt's session, and another one if that fails. It returns false, and
+// leaves the attempt, when the run is over.
+func (c *lockClient) endSession() bool {
+	for !c.over() {
+		other := c.open(c.random.IntN(len(c.cluster.Servers)))
+		_, err := c.call(func(ctx context.Context) error {
+			return other.BreakLock(ctx, work.Lock{Attempt: c.attempt.Claim().Attempt, Session: c.attempt.Claim().Session})
+		})
+		if err == nil {
+			return true
+		}
+		_ = wait.For(c.t.Context(), 50*time.Millisecond)
+	}
+	c.attempt = nil
+	return false
+}
+
+// fall takes note of a session that is gone. The client tries to take its attempt back, at once or after a while, or leaves it.
+func (c *lockClient) fall() {
+	c.session.gone = c.now()
+	if c.random.IntN(5) == 0 {
+		c.attempt = nil
+		return
+	}
+	if c.random.IntN(4) == 0 { // others may take what it had
+		_ = wait.For(c.t.Context(), time.Duration(c.random.Int64N(int64(linearDelay*3/2))))
+	}
+	c.regain()
+}
+
+// regain tries to take the attempt back until that is done, or can never be.
+func (c *lockClient) regain() {
+	op := lockOp{kind: opRegain, attempt: c.session.attempt}
+	for !c.over() {
+		began, err := c.call(c.attempt.Regain)
+		c.session.gone = min(c.session.gone, c.now()) // where a try before this one may have made it
+		switch {
+		case err == nil:
+			op.out = outDone
+			c.locks.add(c.n, op, began)
+			c.enter(op.attempt, began)
+			c.beaten = time.Now()
+			return
+		case errors.Is(err, work.ErrAttemptLost):
+			op.out = outLost
+			c.locks.add(c.n, op, began)
+			c.attempt = nil
+			return
+		case errors.Is(err, work.ErrUnknownOutcome):
+			op.out = outUnknown
+			c.locks.add(c.n, op, began)
+			c.enter(op.attempt, began) // if it was done, its session may end before the next try
+		case !errors.Is(err, work.ErrUnavailable):
+			c.t.Error(err)
+		}
+		_ = wait.For(c.t.Context(), 100*time.Millisecond)
 	}
 	c.attempt = nil
 }

@@ -24,7 +24,7 @@ import (
 
 // Of one run.
 const (
-	runTime     = 3 * time.Second
+	runTime     = 8 * time.Second
 	opTimeout   = 1500 * time.Millisecond
 	lockClients = 8
 	candidates  = 3
@@ -36,7 +36,7 @@ const (
 // runsVariable names the environment variable with the number of runs.
 const (
 	runsVariable = "DROVER_TEST_RUNS"
-	defaultRuns  = 20
+	defaultRuns  = 10
 )
 
 // never is the end of an operation of which nobody knows whether it took effect: it may do so at any time yet.
@@ -54,7 +54,7 @@ func TestLocksAndLeaderWritesAreLinearizable(t *testing.T) {
 		}
 		runs = n
 	}
-	cluster := testkit.NewConsulCluster(t, 3)
+	cluster := testkit.NewConsulCluster(t, 3, linearHCL)
 	var total tally
 	for n := range runs {
 		r := newRun(t, cluster, n)
@@ -64,13 +64,13 @@ func TestLocksAndLeaderWritesAreLinearizable(t *testing.T) {
 			break
 		}
 	}
-	fmt.Printf("linearizable runs=%d faults=%d lock_ops=%d granted=%d refused=%d sessions_lost=%d leader_ops=%d terms=%d unknown=%d violations=%d\n",
-		total.runs, total.faults, total.lockOps, total.granted, total.refused, total.lost, total.leaderOps, total.terms, total.unknown, total.violations)
+	fmt.Printf("linearizable runs=%d faults=%d lock_ops=%d granted=%d refused=%d sessions_lost=%d regained=%d not_regained=%d leader_ops=%d terms=%d unknown=%d violations=%d\n",
+		total.runs, total.faults, total.lockOps, total.granted, total.refused, total.lost, total.regained, total.unregained, total.leaderOps, total.terms, total.unknown, total.violations)
 }
 
 // tally counts what happened, so that runs in which nothing did can't pass for proof.
 type tally struct {
-	runs, faults, lockOps, granted, refused, lost, leaderOps, terms, unknown, violations int
+	runs, faults, lockOps, granted, refused, lost, regained, unregained, leaderOps, terms, unknown, violations int
 }
 
 func (t *tally) add(o tally) {
@@ -80,6 +80,8 @@ func (t *tally) add(o tally) {
 	t.granted += o.granted
 	t.refused += o.refused
 	t.lost += o.lost
+	t.regained += o.regained
+	t.unregained += o.unregained
 	t.leaderOps += o.leaderOps
 	t.terms += o.terms
 	t.unknown += o.unknown
@@ -118,7 +120,7 @@ func (r *run) open(server int) *consul.Client {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.ResponseHeaderTimeout = opTimeout
 	r.left <- transport.CloseIdleConnections
-	client, err := consul.Open(consul.Options{Address: r.cluster.Servers[server].Address, Prefix: r.prefix, Transport: transport})
+	client, err := consul.Open(consul.Options{Address: r.cluster.Servers[server].Address, Prefix: r.prefix, Transport: transport, Timing: linearTiming})
 	if err != nil {
 		r.t.Error(err)
 	}
@@ -145,7 +147,7 @@ func (r *run) do() {
 	}
 }
 
-// harm kills or pauses servers, one or two of the three, for a part of the run.
+// harm kills or pauses servers, one or two of the three, for a part of the run, or all of them.
 func (r *run) harm() {
 	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(r.n)))
 	servers := append([]*testkit.ConsulServer(nil), r.cluster.Servers...)
@@ -156,6 +158,10 @@ func (r *run) harm() {
 				servers[0], servers[i] = servers[i], servers[0]
 			}
 		}
+	}
+	if random.IntN(3) == 0 {
+		r.outage(servers, random)
+		return
 	}
 	for _, s := range servers[:1+random.IntN(2)] {
 		_ = wait.For(r.t.Context(), time.Duration(random.IntN(600))*time.Millisecond)
@@ -170,6 +176,19 @@ func (r *run) harm() {
 			_ = wait.For(r.t.Context(), pause)
 			s.Continue()
 		}
+	}
+}
+
+// outage kills every server, for longer than heartbeats last.
+func (r *run) outage(servers []*testkit.ConsulServer, random *rand.Rand) {
+	_ = wait.For(r.t.Context(), time.Duration(random.IntN(1500))*time.Millisecond)
+	r.faults++
+	for _, s := range servers {
+		s.Kill()
+	}
+	_ = wait.For(r.t.Context(), linearTTL+time.Duration(random.IntN(500))*time.Millisecond)
+	for _, s := range servers {
+		s.Start(r.t)
 	}
 }
 

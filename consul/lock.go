@@ -333,8 +333,7 @@ func (c *Client) FreeLost(ctx context.Context) error {
 // work.LockDelay. Doing it twice changes nothing.
 // It returns work.ErrUnavailable and work.ErrUnknownOutcome.
 func (c *Client) BreakLock(ctx context.Context, lock work.Lock) error {
-	_, err := c.repeat.Session().Destroy(lock.Session, (&api.WriteOptions{}).WithContext(ctx))
-	return classify("destroy session of attempt "+string(lock.Attempt), true, err)
+	return c.endSession(ctx, lock.Session, lock.Attempt)
 }
 
 // repositoryLocks reads what is locked in a repository. What is granted does not

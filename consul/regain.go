@@ -59,12 +59,6 @@ func (a *Attempt) lost(why string) error {
 	return fmt.Errorf("take attempt %s back: %s: %w", a.id, why, work.ErrAttemptLost)
 }
 
-// sessionLives asks the servers for a session; a majority has to answer.
-func (c *Client) sessionLives(ctx context.Context, session string) (bool, error) {
-	info, _, err := c.once.Session().Info(session, consistent(ctx))
-	return info != nil, classify("read session "+session, false, err)
-}
-
 // renew makes a check and a session for the next claim, unless there are such.
 func (a *Attempt) renew(ctx context.Context) error {
 	if a.next.Session != "" {

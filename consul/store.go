@@ -176,9 +176,8 @@ func (c *Client) EndSession(ctx context.Context, claim work.Claim) error {
 	if claim.Session == "" {
 		return nil
 	}
-	opts := (&api.WriteOptions{}).WithContext(ctx)
-	if _, err := c.repeat.Session().Destroy(claim.Session, opts); err != nil {
-		return classify("destroy session of attempt "+string(claim.Attempt), true, err)
+	if err := c.endSession(ctx, claim.Session, claim.Attempt); err != nil {
+		return err
 	}
 	return c.removeWorkerService(ctx, claim)
 }

@@ -215,9 +215,9 @@ func endings() []ending {
 			item: work.StateStuck, attempts: 1, requeues: 1,
 		},
 		{
-			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}, Retry: startOnce},
+			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}},
 			reason: work.ReasonStartFailed, says: "drover-no-such-agent", attempt: work.AttemptFailed,
-			item: work.StateStuck, attempts: 1, requeues: 1, logs: "drover-no-such-agent",
+			item: work.StateFailed, attempts: 1, logs: "drover-no-such-agent",
 		},
 		{
 			name: "start_failed: no room in time", reason: work.ReasonStartFailed, says: "memory exhausted on 1 of 1 nodes",

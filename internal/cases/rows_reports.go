@@ -34,7 +34,7 @@ func reportRows() []row {
 		own(junitRow("T1 own entity", kindForbidden, `echo '<!DOCTYPE x [<!ENTITY y "z">]><testsuite><testcase name="a"/><testcase name="b"><failure>&y;&z;</failure></testcase></testsuite>' >r.xml`, tests{failed, 1, 1, "b"})),
 
 		junitRow("T2", kindEncoding, "cat $CASES/junit/utf8-bom.xml >r.xml", tests{failed, 1, 1, "b"}),
-		own(junitRow("T2 utf16", kindEncoding, `printf '<?xml version="1.0" encoding="utf-16"?><testsuite><testcase name="a"/><testcase name="b"><failure/></testcase></testsuite>' | iconv -t UTF-16 >r.xml`, tests{failed, 1, 1, "b"})),
+		own(junitRow("T2 utf16", kindEncoding, "cat $CASES/own/utf16.xml >r.xml", tests{failed, 1, 1, "b"})),
 		own(junitRow("T2 latin1", kindEncoding, `printf '<?xml version="1.0" encoding="iso-8859-1"?><testsuite><testcase name="\344"/><testcase name="b"><failure/></testcase></testsuite>' >r.xml`, tests{failed, 1, 1, "b"})),
 		own(junitRow("T2 version", kindEncoding, `echo '<?xml version="1.1"?><testsuite><testcase name="a"/><testcase name="b"><failure/></testcase></testsuite>' >r.xml`, tests{failed, 1, 1, "b"})),
 

@@ -205,6 +205,8 @@ func doing(phase work.Phase) string {
 		return "testing"
 	case work.PhasePublish:
 		return "publishing its work"
+	case work.PhaseCleanup:
+		return "removing references of ended items"
 	}
 	return string(phase)
 }

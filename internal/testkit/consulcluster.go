@@ -29,8 +29,9 @@ type ConsulServer struct {
 	client  *api.Client
 }
 
-// NewConsulCluster starts count servers and waits until they have a leader. They end with the test.
-func NewConsulCluster(t testing.TB, count int) *ConsulCluster {
+// NewConsulCluster starts count servers, with each config applied (HCL), and waits until they have a leader. They end
+// with the test.
+func NewConsulCluster(t testing.TB, count int, config ...string) *ConsulCluster {
 	t.Helper()
 	binary := ConsulBinary(t)
 	ports := FreePorts(t, 3*count)
@@ -44,6 +45,9 @@ func NewConsulCluster(t testing.TB, count int) *ConsulCluster {
 			"-serf-wan-port=-1", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-retry-interval=1s",
 			"-hcl=performance { raft_multiplier = 1 }", "-hcl=autopilot { cleanup_dead_servers = false }", `-hcl=check_update_interval = "0s"`,
 		}}
+		for _, hcl := range config {
+			s.args = append(s.args, "-hcl="+hcl)
+		}
 		for other := range count {
 			s.args = append(s.args, "-retry-join=127.0.0.1:"+port(other, 2))
 		}

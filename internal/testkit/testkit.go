@@ -82,9 +82,18 @@ func ModuleRoot(t testing.TB) string {
 // another's by the time it is used.
 const firstPort, lastPort = 10000, 19999
 
-// FreePorts returns count different loopback TCP ports that nobody listened on a moment ago.
+// FreePorts is Ports for a test.
 func FreePorts(t testing.TB, count int) []int {
 	t.Helper()
+	ports, err := Ports(count)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports
+}
+
+// Ports returns count different loopback TCP ports that nobody listened on a moment ago.
+func Ports(count int) ([]int, error) {
 	var ports []int
 	for len(ports) < count {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
@@ -93,10 +102,10 @@ func FreePorts(t testing.TB, count int) []int {
 			continue
 		}
 		if err != nil {
-			t.Fatalf("find a free port: %v", err)
+			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		defer listener.Close() // only when all are found, so that they differ
 		ports = append(ports, port)
 	}
-	return ports
+	return ports, nil
 }

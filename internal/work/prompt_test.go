@@ -55,7 +55,7 @@ func TestDefaultPromptIsTheTask(t *testing.T) {
 		t.Fatalf("%q %v", got, err)
 	}
 	e.Spec.Agent = work.AgentCodex
-	if got, err := e.Prompt(1); err != nil || !strings.HasPrefix(got, s.Task+"\n\nCommit your work.") || !strings.HasSuffix(got, " "+work.NoChangePhrase+"\n") {
+	if got, err := e.Prompt(1); err != nil || !strings.HasPrefix(got, s.Task+"\n\nCommit your work on the branch") || !strings.HasSuffix(got, " "+work.NoChangePhrase+"\n") {
 		t.Fatalf("%q %v", got, err)
 	}
 	e.Spec.Loop.Mode = work.LoopUntil

@@ -98,6 +98,7 @@ const (
 	PhaseAgent     Phase = "agent"
 	PhaseTesting   Phase = "testing"
 	PhasePublish   Phase = "publishing" // last push, pull request
+	PhaseCleanup   Phase = "cleaning"   // removes references of ended items; the only phase of its attempt
 )
 
 // Progress is how far a running attempt has come. The next attempt goes on from it.
@@ -135,6 +136,8 @@ type Resume struct {
 	Tree string `json:"-"`
 	// PublishOnly says that the attempt is to make the pull request of Finished, and nothing else.
 	PublishOnly bool `json:"publish_only,omitempty"`
+	// Cleanup are the items whose references the attempt is to remove; then it does nothing else.
+	Cleanup []string `json:"cleanup,omitempty"`
 }
 
 // Envelope is the dispatch payload: all that a worker needs to know, and no secret.

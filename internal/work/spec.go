@@ -201,7 +201,7 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	switch {
 	case s.Repository == "":
 		bad("repository is missing: give the URL to clone")
-	case !validRepository(s.Repository):
+	case !ValidRepository(s.Repository):
 		bad("repository %q: give an https, http, ssh, git or file URL without a password in it", RedactURL(s.Repository))
 	}
 	switch {
@@ -317,7 +317,8 @@ func (s Spec) validateNumbers(bad func(string, ...any)) {
 	}
 }
 
-func validRepository(repository string) bool {
+// ValidRepository reports whether git can clone from a URL that holds no password.
+func ValidRepository(repository string) bool {
 	if scpRemote.MatchString(repository) {
 		return true
 	}

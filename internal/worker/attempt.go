@@ -41,6 +41,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, limit, over)
 	defer cancel()
+	if len(w.envelope.Resume.Cleanup) > 0 {
+		return w.removeRefs(limited, hold)
+	}
 	switch end, err := w.lockDeclared(limited); {
 	case err != nil:
 		return work.Result{}, err
@@ -134,9 +137,9 @@ func (w *worker) publishOnly(hold context.Context) (work.Result, error) {
 	done := w.envelope.Resume.Finished
 	switch {
 	case done == nil:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: "there is no completed work to make a pull request of"}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: "there is no completed work to make a pull request of"}), nil
 	case w.repo.Pushed() == "" && done.Changes.Commits > 0:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
 	}
 	return w.publish(hold, w.again(*done))
 }
@@ -300,11 +303,10 @@ func (w *worker) conclude(hold context.Context, end ending, commit string, test 
 	return result, context.Cause(hold)
 }
 
-// judge says what came of work that is completed, and has changed nothing: the
-// agent said that nothing was to be changed, or it did no work. Who speaks no
-// language of its own ends with status 0 to say that all is well, and where no pull
-// request is wanted no commit is. Whether anything changed is known once the work
-// is delivered.
+// judge tells apart what completed without a change: the agent said that there is
+// nothing to change (no_change), or it did nothing (no_work). A plain agent's exit
+// status is its word, and an item without a pull request needs no commit. The number
+// of commits is known only once the work is delivered.
 func (w *worker) judge(end ending, result *work.Result) {
 	spec := w.envelope.Spec
 	wanted := spec.Agent != work.AgentPlain && spec.PR.Provider != work.ProviderNone

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -70,7 +72,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 		adapter: agent.For(w.envelope.Spec.Agent), conversation: w.envelope.Resume.Conversation,
 	}
 	if d.adapter == nil {
-		return ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("this worker knows no agent %q", d.spec.Agent)}
+		return ending{reason: work.ReasonStartFailed, noRetry: true, detail: fmt.Sprintf("this worker knows no agent %q", d.spec.Agent)}
 	}
 	d.restoreState(ctx)
 	return d.loop(ctx)
@@ -301,6 +303,14 @@ func (d *development) heed(ctx context.Context, e agent.Event, o *outcome) {
 	}
 }
 
+// neverStarts reports whether the image itself keeps the agent from being started:
+// another attempt would find the same. The launcher passes errors on as texts.
+func neverStarts(err error) bool {
+	return slices.ContainsFunc([]syscall.Errno{syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC}, func(e syscall.Errno) bool {
+		return strings.Contains(err.Error(), e.Error())
+	}) || errors.Is(err, exec.ErrNotFound)
+}
+
 // ending says why the agent ended. What was done to it comes before how it took
 // it, unless it had said by then that it is done.
 func (d *development) ending(cause error, o outcome) ending {
@@ -308,7 +318,7 @@ func (d *development) ending(cause error, o outcome) ending {
 	limits := d.spec.Limits
 	switch {
 	case o.err != nil:
-		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + o.err.Error()}
+		return ending{reason: work.ReasonStartFailed, noRetry: neverStarts(o.err), detail: "the agent could not be started: " + o.err.Error()}
 	case o.inTime && o.ended(cause) && (cause == nil || d.finishes(o)):
 		return d.completed(o)
 	case errors.Is(cause, gitrepo.ErrBranch):

@@ -1,6 +1,8 @@
 package worker_test
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +14,7 @@ import (
 func TestSilentAgentIsEnded(t *testing.T) {
 	t.Parallel()
 	const stirs = `while :; do i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; sleep 0.3; done`
-	for name, c := range map[string]struct {
+	cases := map[string]struct {
 		script string
 		reason work.Reason
 		says   string
@@ -24,13 +26,17 @@ func TestSilentAgentIsEnded(t *testing.T) {
 		"it prints on standard error":     {`for n in 1 2 3 4 5; do sleep 2; echo x >&2; done`, work.ReasonCompleted, ""},
 		"it prints no whole line":         {`for n in 1 2 3 4 5; do sleep 2; printf x; done`, work.ReasonCompleted, ""},
 		"its sub-process prints":          {`(for n in 1 2 3 4 5; do sleep 2; echo x; done)`, work.ReasonCompleted, ""},
-	} {
+	}
+	ended := together(t, slices.Collect(maps.Keys(cases)), func(name string) *bench {
+		b := newBench(t, "commit one; "+cases[name].script)
+		b.envelope.Spec.Limits.SilenceTimeout = work.Duration(10 * time.Second)
+		b.envelope.Spec.Limits.IdleTimeout = work.Duration(6 * time.Second)
+		return b
+	})
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newBench(t, "commit one; "+c.script)
-			b.envelope.Spec.Limits.SilenceTimeout = work.Duration(10 * time.Second)
-			b.envelope.Spec.Limits.IdleTimeout = work.Duration(6 * time.Second)
-			r := b.result()
+			b := ended(name)
+			r := b.reported()
 			if r.Reason != c.reason || !strings.Contains(r.Detail, c.says) {
 				t.Errorf("%s: %s; want %s and %q", r.Reason, r.Detail, c.reason, c.says)
 			}

@@ -8,13 +8,14 @@ import (
 
 	"drover/internal/work"
 	"drover/internal/worker/agent"
+	"drover/internal/worker/gitrepo"
 )
 
 // stateInterval is how often an agent's conversation is saved while it works.
 const stateInterval = time.Minute
 
 // stateRef is where an item's agent's conversation is kept on the remote.
-func stateRef(item string) string { return "refs/drover/" + item + "/agent-state" }
+func stateRef(item string) string { return gitrepo.KeptRefs(item) + "agent-state" }
 
 // restoreState gives the agent back what it knew of the conversation that it is
 // to go on with. Without it the agent begins a new one.

@@ -239,8 +239,23 @@ func TestPublishingRunsNoAgent(t *testing.T) {
 	}
 	b.nextAttempt(`commit never`)
 	b.envelope.Branch = "drover/elsewhere"
-	if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
-		t.Errorf("without its branch: %s: %s", r.Reason, r.Detail)
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
+		t.Errorf("without its branch: %s: %s, no retry %t", r.Reason, r.Detail, r.NoRetry)
+	}
+}
+
+// TestAgentThatIsNotInTheImageIsNotTriedAgain: nothing of it is infrastructure.
+func TestAgentThatIsNotInTheImageIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, command := range map[string]string{"not there": "/no/such/agent", "not on the path": "drover-no-such-agent", "not executable": "/dev/null"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, `commit never`)
+			b.envelope.Spec.Command = []string{command}
+			if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, command) {
+				t.Errorf("reason = %s (%s), no retry = %t, want start_failed that names %s, true", r.Reason, r.Detail, r.NoRetry, command)
+			}
+		})
 	}
 }
 

@@ -9,6 +9,7 @@
 //	memory=256            MiB to take up a delay after the first commit, and to hold
 //	hang-after=2          once the branch holds so many commits: fall silent for good
 //	crash-on-attempt=1@2  in attempt 1, once the branch holds 2 commits: die of SIGKILL
+//	journal=/tmp/x        file that gets a line for each start, commit and end of an agent (see journal)
 //
 // Commits say in a trailer which item (DROVER_ITEM) they belong to. An agent goes on from those that it finds in the
 // branch, so a later attempt makes only what is missing.
@@ -75,7 +76,13 @@ func run(ctx context.Context, getenv func(string) string, stdin io.Reader, stdou
 	if reason := getenv("DROVER_LAST_REASON"); reason != "" {
 		a.say("The attempt before me ended: %s.", reason)
 	}
-	return plan.exit, a.work(ctx)
+	if err := a.journal("start", os.Getpid()); err != nil {
+		return 0, err
+	}
+	if err := a.work(ctx); err != nil {
+		return 0, err
+	}
+	return plan.exit, a.journal("end", plan.exit)
 }
 
 func readTask(path string, stdin io.Reader) (string, error) {
@@ -188,8 +195,28 @@ func (a *agent) commit(ctx context.Context, n int, path string) error {
 		return err
 	}
 	message := fmt.Sprintf("Step %d of %d\n\n%s\n", n, a.plan.commits, a.trailer())
-	_, err := git(ctx, "-c", "user.name=Demo Agent", "-c", "user.email=agent@localhost", "commit", "--quiet", "--message="+message)
-	return err
+	if _, err := git(ctx, "-c", "user.name=Demo Agent", "-c", "user.email=agent@localhost", "commit", "--quiet", "--message="+message); err != nil {
+		return err
+	}
+	head, err := git(ctx, "rev-parse", "HEAD")
+	if err != nil {
+		return err
+	}
+	return a.journal("commit", strings.TrimSpace(head))
+}
+
+// journal adds a line to the plan's journal, if it has one: the event, the attempt's number and a value, which is the
+// process id of an agent that starts, the hash of a commit, or the exit status.
+func (a *agent) journal(event string, value any) error {
+	if a.plan.journal == "" {
+		return nil
+	}
+	file, err := os.OpenFile(a.plan.journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("open the journal: %w", err)
+	}
+	_, err = fmt.Fprintf(file, "%s %d %v\n", event, a.attempt, value)
+	return errors.Join(err, file.Close())
 }
 
 // misbehave does what the plan has for the moment when the branch holds done commits. A crash or hang has no return.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -154,6 +155,25 @@ func TestUnusableTaskOrRepository(t *testing.T) {
 		if ended.code != 3 || !strings.Contains(ended.output, c.says) {
 			t.Errorf("%s: exit status %d, output %q, want 3 and %s", name, ended.code, ended.output, c.says)
 		}
+	}
+}
+
+func TestJournalHasALineForEachStartCommitAndEnd(t *testing.T) {
+	t.Parallel()
+	repo, journal := newRepo(t), filepath.Join(t.TempDir(), "journal")
+	task := "commits=2 delay=0s crash-on-attempt=1@1 journal=" + journal
+	runAgent(t, repo, task, "DROVER_ATTEMPT=1")
+	first := strings.TrimSpace(gitIn(t, repo, "rev-parse", "HEAD"))
+	runAgent(t, repo, task, "DROVER_ATTEMPT=2")
+	second := strings.TrimSpace(gitIn(t, repo, "rev-parse", "HEAD"))
+	text, err := os.ReadFile(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := regexp.MustCompile(`(?m)^(start \d) \d+$`).ReplaceAllString(string(text), "$1 pid")
+	want := fmt.Sprintf("start 1 pid\ncommit 1 %s\nstart 2 pid\ncommit 2 %s\nend 2 0\n", first, second)
+	if got != want {
+		t.Errorf("journal is\n%swant\n%s", got, want)
 	}
 }
 

@@ -16,6 +16,7 @@ type plan struct {
 	hangAfter    int           // commits; 0 never
 	crashAttempt int           // attempt that crashes; 0 none
 	crashAfter   int           // commits
+	journal      string        // path; none if empty
 }
 
 var defaultPlan = plan{commits: 3, delay: 500 * time.Millisecond}
@@ -47,6 +48,8 @@ func (p *plan) set(key, value string) (err error) {
 		p.memoryMB, err = strconv.Atoi(value)
 	case "hang-after":
 		p.hangAfter, err = strconv.Atoi(value)
+	case "journal":
+		p.journal = value
 	case "crash-on-attempt":
 		_, err = fmt.Sscanf(value, "%d@%d", &p.crashAttempt, &p.crashAfter)
 	}

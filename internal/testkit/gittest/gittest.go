@@ -3,6 +3,7 @@ package gittest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -35,6 +36,8 @@ const stopTimeout = 10 * time.Second
 type Options struct {
 	// Username and Password that every request must carry. Without a username nobody is asked for one.
 	Username, Password string
+	// Address to listen on, host:port; a free port of the loopback if empty.
+	Address string
 	// Before is called before a request is answered, with the repository's name as in CreateRepo. It may be nil.
 	Before func(repo string)
 }
@@ -68,7 +71,7 @@ func New(t testing.TB, options Options) *Server {
 	return server
 }
 
-// Start serves the repositories in dir, which must exist, on a free port of the loopback until Close.
+// Start serves the repositories in dir, which must exist, until Close.
 func Start(dir string, options Options) (*Server, error) {
 	execPath, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
@@ -78,7 +81,7 @@ func Start(dir string, options Options) (*Server, error) {
 	if _, err := os.Stat(backend); err != nil {
 		return nil, fmt.Errorf("find git's http-backend: %w", err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", cmp.Or(options.Address, "127.0.0.1:0"))
 	if err != nil {
 		return nil, fmt.Errorf("listen for git clients: %w", err)
 	}
@@ -169,6 +172,12 @@ func (s *Server) Head(repo, branch string) string {
 func (s *Server) Log(repo, branch string) []string {
 	subjects, _ := s.git(repo, nil, "log", "--reverse", "--format=%s", "refs/heads/"+branch, "--") // as Head
 	return lines(subjects)
+}
+
+// Commits returns the hashes of a branch's commits, oldest first; none if there is no such branch.
+func (s *Server) Commits(repo, branch string) []string {
+	hashes, _ := s.git(repo, nil, "log", "--reverse", "--format=%H", "refs/heads/"+branch, "--") // as Head
+	return lines(hashes)
 }
 
 // Refs returns the names of all refs, in order.

@@ -47,8 +47,8 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// print is a command that prints lines.
-func print(lines ...string) string {
+// printLines is a command that prints lines.
+func printLines(lines ...string) string {
 	var quoted []string
 	for _, line := range lines {
 		quoted = append(quoted, "'"+strings.ReplaceAll(line, "'", `'\''`)+"'")
@@ -106,7 +106,7 @@ func TestPrintedTestsAreCounted(t *testing.T) {
 		"an event that is no test's":   {[]string{`{"Action":"pass","Test":"x","level":"info"}`, `{"Action":"pass","Package":1,"Test":"x"}`, `{"Action":"pass"`}, "passed", 0, 0, ""},
 		"an event in a string of JSON": {[]string{`{"Action":"output","Package":"a","Test":"TestX","Output":"{\"Action\":\"fail\",\"Package\":\"b\",\"Test\":\"T\"}\n"}`}, "passed", 0, 0, ""},
 	} {
-		got, out := run(t, work.Test{Command: print(c.lines...)})
+		got, out := run(t, work.Test{Command: printLines(c.lines...)})
 		if got.Status != c.status || got.Passed != c.passed || got.Failed != c.failed || got.Run != c.passed+c.failed || !strings.Contains(got.Detail, c.says) {
 			t.Errorf("%s: outcome = %+v, want %s with %d passed, %d failed and %q", name, got, c.status, c.passed, c.failed, c.says)
 		}
@@ -140,7 +140,7 @@ func TestPrintedTests_RecordedOutput(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, _ := run(t, work.Test{Command: print(strings.TrimSuffix(string(text), "\n")) + fmt.Sprintf("; exit %d", c.exit)})
+		got, _ := run(t, work.Test{Command: printLines(strings.TrimSuffix(string(text), "\n")) + fmt.Sprintf("; exit %d", c.exit)})
 		if got.Status != c.status || got.Passed != c.passed || got.Failed != c.failed || !strings.Contains(got.Detail, c.says) {
 			t.Errorf("%s: outcome = %+v, want %s with %d passed, %d failed and %q", name, got, c.status, c.passed, c.failed, c.says)
 		}
