@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,6 +63,31 @@ func (c *fakeClaim) set(change func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	change()
+}
+
+// seen reads what was counted.
+func (c *fakeClaim) seen() (beats []time.Time, text string, silent bool, regains int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.texts); n > 0 {
+		text = c.texts[n-1]
+	}
+	return slices.Clone(c.beats), text, c.silent, c.regains
+}
+
+func (c *fakeClaim) beatCount() int {
+	beats, _, _, _ := c.seen()
+	return len(beats)
+}
+
+func (c *fakeClaim) isSilent() bool {
+	_, _, silent, _ := c.seen()
+	return silent
+}
+
+func (c *fakeClaim) tries() int {
+	_, _, _, regains := c.seen()
+	return regains
 }
 
 // confirmBy changes what Confirm does from now on.
@@ -124,7 +150,7 @@ func TestHeartBeatsOnATimer(t *testing.T) {
 	claim := &fakeClaim{}
 	inBubble(t, claim, func(b *bubble) {
 		pass(time.Minute)
-		if n := len(claim.beats); n < 20 || n > 22 {
+		if n := claim.beatCount(); n < 20 || n > 22 {
 			t.Errorf("%d heartbeats in a minute, want one every %s", n, beatInterval)
 		}
 		if b.fenced() != nil || b.hold.Err() != nil {
@@ -140,19 +166,19 @@ func TestHeartbeatSaysThatTheAgentIsSilent(t *testing.T) {
 		b.touch()
 		since := time.Now().UTC().Format(time.TimeOnly)
 		pass(testTTL - beatInterval)
-		if claim.silent {
+		if claim.isSilent() {
 			t.Error("silent before its time")
 		}
 		pass(10 * testTTL)
-		if last := claim.texts[len(claim.texts)-1]; !claim.silent || last != "agent silent since "+since+" · text" {
-			t.Errorf("silent = %t, text = %q", claim.silent, last)
+		if _, last, silent, _ := claim.seen(); !silent || last != "agent silent since "+since+" · text" {
+			t.Errorf("silent = %t, text = %q", silent, last)
 		}
 		if b.fenced() != nil || b.hold.Err() != nil {
 			t.Errorf("fence %v, hold %v", b.fenced(), b.hold.Err())
 		}
 		b.touch()
 		pass(beatInterval)
-		if claim.silent {
+		if claim.isSilent() {
 			t.Error("still silent after a sign of life")
 		}
 	})
@@ -171,19 +197,19 @@ func TestWorkerThatMakesNoProgressGivesNoHeartbeat(t *testing.T) {
 			l.wait(func() { <-release }) // git has limits of its own
 		})
 		pass(loopBound)
-		before := len(claim.beats)
+		before := claim.beatCount()
 		pass(time.Minute)
-		if after := len(claim.beats); after > before+1 {
+		if after := claim.beatCount(); after > before+1 {
 			t.Errorf("%d heartbeats of a worker that makes no progress", after-before)
 		}
 		pass(testTTL)
-		if b.fenced() == nil || claim.regains > 0 {
-			t.Errorf("fence %v, %d tries to take the attempt back", b.fenced(), claim.regains)
+		if b.fenced() == nil || claim.tries() > 0 {
+			t.Errorf("fence %v, %d tries to take the attempt back", b.fenced(), claim.tries())
 		}
 		stuck.turn()
 		pass(regainPause)
-		if b.fenced() != nil || claim.regains != 1 {
-			t.Errorf("after a turn: fence %v, %d tries to take the attempt back", b.fenced(), claim.regains)
+		if b.fenced() != nil || claim.tries() != 1 {
+			t.Errorf("after a turn: fence %v, %d tries to take the attempt back", b.fenced(), claim.tries())
 		}
 		stuck.end()
 		pass(2 * loopBound)
@@ -204,7 +230,8 @@ func TestFenceFallsWithinATTLOfTheLastHeartbeatTaken(t *testing.T) {
 			claim := &fakeClaim{}
 			inBubble(t, claim, func(b *bubble) {
 				pass(10 * beatInterval)
-				last := claim.beats[len(claim.beats)-1]
+				beats, _, _, _ := claim.seen()
+				last := beats[len(beats)-1]
 				claim.set(func() { claim.beat, claim.regain = beat, beat })
 				for b.fenced() == nil {
 					pass(100 * time.Millisecond)
@@ -274,7 +301,7 @@ func TestFencedWorkerTakesItsAttemptBack(t *testing.T) {
 		if err := b.heart.hold(b.hold); err != nil || b.fenced() != nil {
 			t.Errorf("after the attempt was taken back: %v", err)
 		}
-		if tries := claim.regains; tries < 58 || tries > 62 {
+		if tries := claim.tries(); tries < 58 || tries > 62 {
 			t.Errorf("%d tries in %s, want one a second", tries, time.Since(fell))
 		}
 		if !slices.Equal(order, []string{"restored", "called again"}) {
@@ -291,14 +318,19 @@ func TestFencedWorkerTakesItsAttemptBack(t *testing.T) {
 func TestFenceStaysWhileTheProgressIsNotStored(t *testing.T) {
 	claim := &fakeClaim{}
 	inBubble(t, claim, func(b *bubble) {
-		stored := work.ErrUnavailable
-		b.restored = func() error { return stored }
+		var stored atomic.Bool
+		b.restored = func() error {
+			if !stored.Load() {
+				return work.ErrUnavailable
+			}
+			return nil
+		}
 		b.fall(work.ErrSessionLost)
 		pass(time.Minute)
 		if b.fenced() == nil {
 			t.Error("lifted before the progress was stored")
 		}
-		stored = nil
+		stored.Store(true)
 		pass(regainPause)
 		if b.fenced() != nil {
 			t.Error("not lifted")

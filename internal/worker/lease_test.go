@@ -97,8 +97,8 @@ func TestLeaseWaitsForTheAttemptToBeTakenBack(t *testing.T) {
 			}
 		})
 		_, end, err := b.pushLease(b.hold)
-		if err != nil || claim.regains != 1 {
-			t.Fatalf("%v after %d tries to take the attempt back", err, claim.regains)
+		if err != nil || claim.tries() != 1 {
+			t.Fatalf("%v after %d tries to take the attempt back", err, claim.tries())
 		}
 		end()
 	})
