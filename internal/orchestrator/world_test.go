@@ -297,12 +297,12 @@ func (w *world) put(item work.Item) {
 		if before.State.Terminal() && before.State != item.State {
 			w.fault("item %s went from %s to %s", item.ID, before.State, item.State)
 		}
-		if len(item.Attempts) > len(before.Attempts) && !item.IsPublishing() {
+		if item.AttemptCount() > before.AttemptCount() && !item.IsPublishing() {
 			w.checkStart(item)
 		}
-		for i, a := range before.Attempts {
-			if a.State.Terminal() && (item.Attempts[i].State != a.State || item.Attempts[i].Reason != a.Reason) {
-				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, item.Attempts[i].State, item.Attempts[i].Reason)
+		for _, a := range before.Attempts {
+			if now := item.Attempt(a.Number); now != nil && a.State.Terminal() && (now.State != a.State || now.Reason != a.Reason) {
+				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, now.State, now.Reason)
 			}
 		}
 	}
@@ -365,7 +365,7 @@ func (w *world) over(a work.AttemptID) bool {
 		return true
 	}
 	item := w.item(a.Item())
-	return item.Attempt(a.Number()).State.Terminal()
+	return item.Summarised(a.Number()) || item.Attempt(a.Number()).State.Terminal()
 }
 
 // checkKey checks that no other item has the item's unique key.

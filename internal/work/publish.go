@@ -77,11 +77,11 @@ func (i *Item) published(a *Attempt, end Ending, now time.Time) error {
 	if r := end.Result; r != nil && end.Reason == ReasonCompleted {
 		i.PR = r.PR
 	} else {
-		i.PR.Status, i.PR.Error = PRFailed, fmt.Sprintf("%s: %s", end.Reason, end.Detail)
+		i.PR.Status, i.PR.Error = PRFailed, cut(fmt.Sprintf("%s: %s", end.Reason, end.Detail), maxPRErrorBytes)
 	}
 	i.PublishTries++
 	i.planPublish(now)
-	i.Why = "the work is done and pushed" + i.publishedWhy()
+	i.Why = cut("the work is done and pushed"+i.publishedWhy(), maxDetailBytes)
 	return nil
 }
 
@@ -104,9 +104,9 @@ func (i *Item) publishedWhy() string {
 // completedResult is the result of the attempt that completed the work.
 func (i *Item) completedResult() *Result {
 	for _, a := range slices.Backward(i.Attempts) {
-		if !a.Publish && a.Result != nil && a.Result.Reason == ReasonCompleted {
+		if a.completedWork() {
 			return a.Result
 		}
 	}
-	return nil
+	return i.Proof
 }

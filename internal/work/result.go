@@ -70,6 +70,7 @@ type Result struct {
 	NoRetry      bool        `json:"no_retry,omitempty"`  // another attempt would end the same
 
 	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
+	Unknown      Unknown       `json:"-"`
 }
 
 // Proven reports whether the result proves completed work: it names a commit
@@ -160,4 +161,5 @@ type Claim struct {
 	// Ended closes the attempt: an allocation that starts late finds it and does nothing.
 	Ended   bool      `json:"ended,omitempty"`
 	EndedAt time.Time `json:"ended_at,omitzero"`
+	Unknown Unknown   `json:"-"`
 }
