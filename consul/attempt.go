@@ -2,7 +2,6 @@ package consul
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -92,6 +91,9 @@ func claimed(claim work.Claim) error {
 func (c *Client) newAttempt(e work.Envelope, allocation string) *Attempt {
 	number := strconv.Itoa(e.Attempt.Number())
 	ttl := e.Spec.Limits.HeartbeatTTL.Std()
+	if e.Format < work.StoredFormat {
+		c = c.amongOlder()
+	}
 	a := &Attempt{
 		client: c, log: c.log.With(e.LogFields(allocation)...), ttl: ttl, checkID: workerCheckID(e.Attempt, allocation), repository: work.RepositoryKey(e.Spec.Repository),
 		claim: work.Claim{Attempt: e.Attempt, Allocation: allocation},
@@ -209,7 +211,7 @@ func (a *Attempt) take(ctx context.Context) error {
 // create writes a key that does not exist yet, and reports whether it did.
 // It returns work.ErrUnavailable or work.ErrUnknownOutcome.
 func (c *Client) create(ctx context.Context, key string, v any) (bool, error) {
-	data, err := json.Marshal(v)
+	data, err := work.EncodeStored(v)
 	if err != nil {
 		return false, fmt.Errorf("encode %s: %w", key, err)
 	}
@@ -257,7 +259,11 @@ func (a *Attempt) Beat(ctx context.Context, output string) error {
 // SaveProgress stores how far the attempt has come. It may be repeated.
 // It returns work.ErrUnavailable or work.ErrUnknownOutcome.
 func (a *Attempt) SaveProgress(ctx context.Context, p work.Progress) error {
-	data, err := json.Marshal(p)
+	if p.Finished != nil {
+		bounded := p.Finished.Bounded()
+		p.Finished = &bounded
+	}
+	data, err := work.EncodeStored(p)
 	if err != nil {
 		return fmt.Errorf("encode progress: %w", err)
 	}
@@ -270,7 +276,7 @@ func (a *Attempt) SaveProgress(ctx context.Context, p work.Progress) error {
 // It returns work.ErrConflict when there is another allocation's result, and
 // work.ErrUnavailable or work.ErrUnknownOutcome.
 func (a *Attempt) Report(ctx context.Context, r work.Result) error {
-	made, err := a.client.create(ctx, a.client.Keys.Result(a.claim.Attempt), r)
+	made, err := a.client.create(ctx, a.client.Keys.Result(a.claim.Attempt), r.Bounded())
 	if made {
 		return nil
 	}

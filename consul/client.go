@@ -74,6 +74,14 @@ func Open(opts Options) (*Client, error) {
 	return c, nil
 }
 
+// amongOlder returns a client that locks as workers do which were dispatched before
+// work.StoredFormat 2.
+func (c *Client) amongOlder() *Client {
+	older := *c
+	older.Keys.unsafe = true
+	return &older
+}
+
 // transport builds the connection: given, over a unix socket, or TCP with the
 // configured TLS. consul/api would throw away our HTTP client for a socket, so
 // the socket is dialled here and the address made an ordinary one.

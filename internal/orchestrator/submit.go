@@ -22,7 +22,7 @@ import (
 // transaction, and how many commits are under way at a time.
 const (
 	chunkItems  = 63
-	chunkBytes  = 148 << 10
+	chunkBytes  = 240 << 10 // by work.Item.StoredBytes, which is about four times what a small item takes
 	chunkFlight = 16
 )
 

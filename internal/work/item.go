@@ -174,7 +174,7 @@ func (i *Item) Attempt(number int) *Attempt {
 // Envelope returns what the current attempt's worker needs to know.
 func (i *Item) Envelope(kvPrefix string) Envelope {
 	e := Envelope{
-		Item: i.ID, Attempt: i.CurrentID(), Spec: i.Spec, Branch: i.Branch, KVPrefix: kvPrefix,
+		Item: i.ID, Attempt: i.CurrentID(), Spec: i.Spec, Branch: i.Branch, KVPrefix: kvPrefix, Format: StoredFormat,
 		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, CostUSD: i.CostUSD, Finished: i.Finished},
 	}
 	e.Spec.Resources.MemoryMB = i.MemoryMB

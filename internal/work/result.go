@@ -142,13 +142,16 @@ type Envelope struct {
 	// Reference says that the envelope did not fit a payload: the worker reads
 	// the whole of it from KV.
 	Reference bool `json:"reference,omitempty"`
+	// Format is the StoredFormat of the server that dispatched the attempt, 0
+	// before there was a number.
+	Format int `json:"format,omitempty"`
 }
 
 // Referenced returns the envelope to dispatch when e does not fit a payload: it
 // names the attempt, and says that the rest is in KV.
 func (e Envelope) Referenced() Envelope {
 	spec := Spec{Image: e.Spec.Image, Resources: e.Spec.Resources, Limits: e.Spec.Limits}
-	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Traceparent: e.Traceparent, Reference: true}
+	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Traceparent: e.Traceparent, Reference: true, Format: e.Format}
 }
 
 // Claim binds an attempt to the one allocation that runs it.

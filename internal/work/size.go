@@ -27,12 +27,12 @@ const (
 
 // About what a record takes without its texts: names of fields, numbers, times.
 const (
-	bareItem       = 2 << 10
-	bareAttempt    = 1200
-	bareResult     = 1400
-	bareTransition = 200
-	bareSpec       = 4 << 10
-	bareEarlier    = 2 << 10
+	bareItem       = 1400
+	bareAttempt    = 700
+	bareResult     = 1 << 10
+	bareTransition = 140
+	bareSpec       = 2 << 10
+	bareEarlier    = 1400
 	bareElement    = 4
 )
 

@@ -58,16 +58,30 @@ func fillTexts(v reflect.Value, text string) {
 			}
 		}
 	case reflect.Int64:
-		v.SetInt(int64(time.Hour + time.Nanosecond))
+		v.SetInt(int64(time.Hour*100000 + time.Nanosecond))
+	case reflect.Int:
+		v.SetInt(1 << 60)
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Float64:
+		v.SetFloat(-1.0 / 3e100)
 	case reflect.Map:
 		if v.Type() == reflect.TypeFor[map[string]string]() {
 			v.Set(reflect.ValueOf(map[string]string{text: text}))
+		}
+		if v.Type() == reflect.TypeFor[map[work.Reason]work.Action]() {
+			actions := map[work.Reason]work.Action{}
+			for _, reason := range work.Reasons() {
+				actions[reason] = work.ActComplete
+			}
+			v.Set(reflect.ValueOf(actions))
 		}
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fillTexts(v.Elem(), text)
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[time.Time]() {
+			v.Set(reflect.ValueOf(now.Add(time.Nanosecond).In(time.FixedZone("", 3600))))
 			return
 		}
 		for i := range v.NumField() {

@@ -7,7 +7,21 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"time"
 )
+
+// StoredFormat is the number of the layout in which this version stores: of the
+// keys, and of what their values mean. A server that finds a higher one does not
+// lead. Data without a number has the layout of drover before there was one.
+const StoredFormat = 2
+
+// Format is what is stored of the layout.
+type Format struct {
+	Number  int       `json:"format"`
+	Version string    `json:"version,omitempty"` // of the server that wrote it
+	At      time.Time `json:"at"`
+	Unknown Unknown   `json:"-"`
+}
 
 // Unknown are the members of a stored JSON object that this version has no field
 // for, because a newer one wrote them. DecodeStored fills it and EncodeStored
