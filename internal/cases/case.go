@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"drover/internal/testkit/forgetest"
@@ -37,6 +38,9 @@ type row struct {
 
 	Right outcome
 }
+
+// name is the name of the row's repository and queue.
+func (r row) name() string { return strings.ToLower(strings.ReplaceAll(r.ID, " ", "-")) }
 
 // agent is a kind of agent and the program that takes its place.
 type agent struct {

@@ -3,7 +3,7 @@
 //
 // The drover is a drover dev with workers as plain processes, an embedded Nomad and a real Consul; the repositories are
 // real ones, served over HTTP by git itself; pull requests go to a small forge that speaks GitHub's REST API. A case
-// submits one item for a repository of its own and compares the whole outcome: state, reasons, commits and files
+// submits one item for a repository and a queue of its own, and compares the whole outcome: state, reasons, commits and files
 // on the branch, tests, tokens and cost, retries, pull request.
 //
 // # Adding a row

@@ -102,13 +102,14 @@ func runRows(ctx context.Context, dir string, rows []row, opts options) ([]resul
 	}
 	results := make([]result, len(rows))
 	var configs []string
-	for _, r := range rows {
+	for i, r := range rows {
+		results[i].row = r
 		if !slices.Contains(configs, r.Config) {
 			configs = append(configs, r.Config)
 		}
 	}
 	for i, config := range configs {
-		err := runGroup(ctx, filepath.Join(dir, fmt.Sprint(i)), binary, config, opts.inFlight, rows, results)
+		err := runGroup(ctx, filepath.Join(dir, fmt.Sprint(i)), binary, config, opts.inFlight, results)
 		if err != nil {
 			return nil, err
 		}
@@ -116,23 +117,30 @@ func runRows(ctx context.Context, dir string, rows []row, opts options) ([]resul
 	return results, nil
 }
 
-// runGroup runs the rows with a configuration on a drover of their own.
-func runGroup(ctx context.Context, dir, binary, config string, inFlight int, rows []row, results []result) (err error) {
-	rig, err := startRig(ctx, dir, binary, config, inFlight)
+// runGroup runs the rows with a configuration on a drover of their own, and fills their results.
+func runGroup(ctx context.Context, dir, binary, config string, inFlight int, results []result) (err error) {
+	var rows []row
+	for _, r := range results {
+		if r.row.Config == config {
+			rows = append(rows, r.row)
+		}
+	}
+	rig, err := startRig(ctx, dir, binary, config, rows)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, rig.stop()) }()
 	var group errgroup.Group
 	group.SetLimit(inFlight)
-	for i, r := range rows {
-		if r.Config != config {
+	for i := range results {
+		r := &results[i]
+		if r.row.Config != config {
 			continue
 		}
 		group.Go(func() error {
 			started := time.Now()
-			seen, faults := rig.run(ctx, r)
-			results[i] = result{row: r, faults: faults, took: time.Since(started), seen: seen}
+			r.seen, r.faults = rig.run(ctx, r.row)
+			r.took = time.Since(started)
 			return ctx.Err()
 		})
 	}

@@ -43,16 +43,17 @@ type rig struct {
 	runs map[string]*run // by repository
 }
 
-func startRig(ctx context.Context, dir, binary, config string, inFlight int) (*rig, error) {
+// startRig starts a drover with a configuration and a queue for each of the rows.
+func startRig(ctx context.Context, dir, binary, config string, rows []row) (*rig, error) {
 	r := &rig{dir: dir, cases: filepath.Join(dir, "testdata"), client: &http.Client{}, runs: map[string]*run{}}
-	err := r.start(ctx, binary, config, inFlight)
+	err := r.start(ctx, binary, r.queues(rows)+config)
 	if err != nil {
 		return nil, errors.Join(err, r.stop())
 	}
 	return r, nil
 }
 
-func (r *rig) start(ctx context.Context, binary, config string, inFlight int) (err error) {
+func (r *rig) start(ctx context.Context, binary, config string) (err error) {
 	data, err := fs.Sub(testdata, "testdata")
 	if err != nil {
 		return err
@@ -73,7 +74,7 @@ func (r *rig) start(ctx context.Context, binary, config string, inFlight int) (e
 		return err
 	}
 	r.drover, err = devproc.Start(ctx, devproc.Options{
-		Binary: binary, Dir: r.dir, Configuration: r.configuration(inFlight) + config, Args: []string{"--driver", "raw_exec"},
+		Binary: binary, Dir: r.dir, Configuration: r.configuration() + config, Args: []string{"--driver", "raw_exec"},
 		Env: []string{"PATH=" + path, "DROVER_GIT_USERNAME=" + gitUsername, "DROVER_GIT_TOKEN=" + token, "DROVER_FORGE_TOKEN=" + token},
 	})
 	if err != nil {
@@ -85,7 +86,16 @@ func (r *rig) start(ctx context.Context, binary, config string, inFlight int) (e
 	return r.ready(ctx)
 }
 
-func (r *rig) configuration(inFlight int) string {
+// queues gives each row a queue: a limit of one row's model must not hold the others back.
+func (*rig) queues(rows []row) string {
+	var text strings.Builder
+	for _, row := range rows {
+		fmt.Fprintf(&text, "queue %q {}\n", row.name())
+	}
+	return text.String()
+}
+
+func (r *rig) configuration() string {
 	return fmt.Sprintf(`
 http {
   address = "127.0.0.1:0"
@@ -101,10 +111,7 @@ retry {
   start_backoff = ["1s"]
   jitter        = 0
 }
-orchestrator {
-  max_in_flight = %d
-}
-`, r.forge.URL(), 2*inFlight)
+`, r.forge.URL())
 }
 
 // pathForDrover returns a PATH with the real Consul that the module has built, if it has, and without a Nomad: workers

@@ -50,8 +50,7 @@ type seen struct {
 func (g *rig) run(ctx context.Context, c row) (*seen, []string) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Within, DefaultWithin))
 	defer cancel()
-	name := strings.ToLower(strings.NewReplacer(" ", "-", "/", "-").Replace(c.ID))
-	r := &run{row: c, rig: g, ctx: ctx, repository: owner + "/" + name}
+	r := &run{row: c, rig: g, ctx: ctx, repository: owner + "/" + c.name()}
 	seen, err := r.play()
 	if err != nil {
 		return seen, []string{err.Error()}
@@ -84,6 +83,7 @@ func (r *run) play() (*seen, error) {
 	}
 	s.Item, err = r.await(settled)
 	if err != nil {
+		_ = r.rig.call(context.WithoutCancel(r.ctx), http.MethodPost, "/v1/items/"+r.id+"/cancel", nil, nil) // the row is wrong in any case
 		return s, fmt.Errorf("the item does not settle: %w; it is %s: %s", err, s.Item.State, s.Item.Why)
 	}
 	return s, r.look(s)
@@ -156,7 +156,7 @@ pushed() { until git --git-dir="$REMOTE" cat-file -e "$(git rev-parse HEAD)" 2>/
 
 func (r *run) submit() (work.Item, error) {
 	spec := fields{
-		"repository": r.git.URL(r.repository), "task": "Do what the case says.",
+		"repository": r.git.URL(r.repository), "task": "Do what the case says.", "queue": r.name(),
 		"agent": cmp.Or(r.Agent.Kind, work.AgentPlain), "command": []string{r.program()},
 	}
 	merge(spec, r.Spec)
