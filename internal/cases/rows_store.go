@@ -34,7 +34,8 @@ func keyRows() []row {
 			ID: "C1b", Kind: kind, Own: true, Agent: agent{Exit: 3},
 			Meanwhile: func(ctx context.Context, r *run) error { return r.goodKeys(ctx, "breakers/") },
 			Right: outcome{
-				State: work.StateQueued, Reasons: reasons(work.ReasonAgentError), Retries: 1, PR: work.PRPending, WaitAbout: 66 * time.Second,
+				State: work.StateFailed, Retries: 3,
+				Reasons: reasons(work.ReasonAgentError, work.ReasonAgentError, work.ReasonAgentError, work.ReasonAgentError),
 			},
 		},
 	}
@@ -51,7 +52,7 @@ func sizeRows() []row {
 			},
 		},
 		{ID: "C2a", Kind: kind, Own: true, Spec: task("\x01", 51000), Right: outcome{Refused: "bytes as stored"}},
-		{ID: "C2b", Kind: kind, Own: true, Spec: task("\u2028", 42000), Right: outcome{Refused: "bytes as stored"}},
+		{ID: "C2b", Kind: kind, Own: true, Spec: task("x\u2028", 32000), Right: outcome{Refused: "bytes as stored"}},
 		{ID: "C2c", Kind: kind, Own: true, Spec: fields{"test": fields{"command": strings.Repeat("\x01", 35000)}}, Right: outcome{Refused: "bytes as stored"}},
 	}
 }
