@@ -42,6 +42,8 @@ func main() {
 		os.Exit(runLocks(ctx, args, os.Environ(), os.Stdout, os.Stderr))
 	case len(args) == 1 && args[0] == "version":
 		fmt.Println("drover-worker", version)
+	case len(args) > 0 && args[0] == countArgument:
+		os.Exit(countReports(args[1:], os.Stdout, os.Stderr))
 	case len(args) == 0:
 		os.Exit(first(os.Args, os.Environ()))
 	case len(args) > 1 || args[0] != attemptArgument:

@@ -378,3 +378,44 @@ func (o *output) String() string {
 	defer o.mu.Unlock()
 	return o.b.String()
 }
+
+// TestReportsOfTheAgent runs tests whose reports the worker's own user may not read: the agent's files are private, or in
+// a private folder, and worker and agent are users of their own.
+func TestReportsOfTheAgent(t *testing.T) {
+	t.Parallel()
+	namespace := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
+	if err := exec.Command(namespace[0], append(namespace[1:], "true")...).Run(); err != nil || os.Getuid() != 0 {
+		t.Skipf("no users of our own here: %v", err)
+	}
+	const report = `<testsuite><testcase name="a"/><testcase name="b"><failure/></testcase></testsuite>`
+	write := func(path string) string { return "umask 077; mkdir -p closed; echo '" + report + "' >" + path }
+	for name, c := range map[string]struct {
+		command, pattern string
+		status           work.TestStatus
+		passed, failed   int
+		says             string
+	}{
+		"a private report":                       {write("r.xml"), "*.xml", "failed", 1, 1, "tests failed: b"},
+		"in a private folder":                    {write("closed/r.xml"), "**/*.xml", "failed", 1, 1, "tests failed: b"},
+		"a private folder beside it":             {write("r.xml"), "**/*.xml", "failed", 1, 1, "tests failed: b"},
+		"a folder that no one may enter":         {write("r.xml") + "; chmod 0 closed", "**/*.xml", "error", 1, 1, "permission denied"},
+		"a folder where no report is wanted":     {write("r.xml") + "; chmod 0 closed", "r.xml", "failed", 1, 1, "tests failed: b"},
+		"a report that no one may read":          {write("r.xml") + "; chmod 0 r.xml", "r.xml", "error", 0, 0, "permission denied"},
+		"a report that can't be read to its end": {"echo '<testsuite>' >r.xml", "r.xml", "error", 0, 0, "unexpected EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			worker := newContainer(t, `echo x >x; git add -A; git commit -qm one`)
+			worker.envelope.Spec.Test.Command, worker.envelope.Spec.Test.JUnit = c.command, c.pattern
+			cmd := worker.command(namespace...)
+			worker.openToAll()
+			if err := cmd.Run(); err != nil {
+				t.Fatalf("%v\n%s", err, &worker.out)
+			}
+			got := worker.result().Test
+			if got.Status != c.status || got.Passed != c.passed || got.Failed != c.failed || !strings.Contains(got.Detail, c.says) {
+				t.Errorf("outcome = %+v, want %s with %d passed, %d failed and %q", got, c.status, c.passed, c.failed, c.says)
+			}
+		})
+	}
+}

@@ -49,13 +49,18 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	defer launcher.Close()
+	self, err := os.Executable()
+	if err != nil {
+		log.Error("find own program", "error", err)
+		return exitFailed
+	}
 	if env[agentDirVariable] == "" {
 		log.Warn("the agent is not isolated: it runs as the worker's own user, and could read what the worker can; " +
 			"a container that runs as root, with the capabilities setuid, setgid and kill, has users of their own for both")
 	}
 	err = worker.Run(ctx, worker.Options{
 		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
-		AgentDir: env[agentDirVariable], Agent: launcher,
+		AgentDir: env[agentDirVariable], Agent: launcher, CountReports: []string{self, countArgument},
 		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
 		Health: healthAddress(env), Registry: watch.registry, Tracer: watch.traces.Tracer(),
 		Environ: environ, Stdout: out, Stderr: errs, Redactor: redactor, Logger: log,

@@ -95,23 +95,21 @@ func (*rig) queues(rows []row) string {
 	return text.String()
 }
 
-func (r *rig) configuration() string {
-	return fmt.Sprintf(`
+func (*rig) configuration() string {
+	return `
 http {
   address = "127.0.0.1:0"
 }
 defaults {
-  memory_mb   = 128
-  cpu_mhz     = 100
-  pr_provider = "github"
-  pr_api_url  = %q
+  memory_mb = 128
+  cpu_mhz   = 100
 }
 retry {
   backoff       = ["1s"]
   start_backoff = ["1s"]
   jitter        = 0
 }
-`, r.forge.URL())
+`
 }
 
 // pathForDrover returns a PATH with the real Consul that the module has built, if it has, and without a Nomad: workers

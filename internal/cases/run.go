@@ -158,6 +158,7 @@ func (r *run) submit() (work.Item, error) {
 	spec := fields{
 		"repository": r.git.URL(r.repository), "task": "Do what the case says.", "queue": r.name(),
 		"agent": cmp.Or(r.Agent.Kind, work.AgentPlain), "command": []string{r.program()},
+		"pull_request": fields{"provider": work.ProviderGitHub, "api_url": r.forge.URL()},
 	}
 	merge(spec, r.Spec)
 	if test, ok := spec["test"].(fields); ok {

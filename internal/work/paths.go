@@ -3,7 +3,6 @@ package work
 import (
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -294,18 +293,4 @@ func (s segment) runes() []rune {
 		return []rune(s.text)
 	}
 	return s.glob
-}
-
-// RepositoryKey names a repository whatever URL it is cloned by: host and path in
-// lower case, without scheme, user, port and .git. Two keys are equal for one
-// repository; in doubt, such as for two servers on one host, they are, too.
-func RepositoryKey(repository string) string {
-	name := repository
-	if host, path, ok := strings.Cut(repository, ":"); ok && scpRemote.MatchString(repository) {
-		name = host[strings.LastIndexByte(host, '@')+1:] + "/" + path
-	} else if u, err := url.Parse(repository); err == nil {
-		name = u.Hostname() + "/" + u.Path
-	}
-	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '/' })
-	return strings.TrimSuffix(strings.Join(parts, "/"), ".git")
 }

@@ -168,17 +168,3 @@ func TestOverlapOfAnyPaths(t *testing.T) {
 		}
 	})
 }
-
-func TestRepositoryKeyIsOneForAllURLs(t *testing.T) {
-	for _, url := range []string{
-		"https://git.example.org/Team/app.git", "https://someone@git.example.org/team/app", "ssh://git@git.example.org:2222/team/app.git",
-		"git@git.example.org:team/app.git", "https://GIT.example.org//team/app/",
-	} {
-		if key := work.RepositoryKey(url); key != "git.example.org/team/app" {
-			t.Errorf("%s is %s", url, key)
-		}
-	}
-	if key := work.RepositoryKey("file:///srv/git/app.git"); key != "srv/git/app" {
-		t.Error(key)
-	}
-}

@@ -24,7 +24,7 @@ const DefaultPRBody = `{{.Task}}
 Work item {{.Item}}, attempt {{.Attempt}}
 
 - Changes: {{.Changes.Commits}} commits, {{.Changes.Files}} files, +{{.Changes.Added}} -{{.Changes.Removed}} lines
-- Tests: {{.Test.Status}}{{if .Test.Run}}, {{.Test.Passed}} passed and {{.Test.Failed}} failed of {{.Test.Run}}{{end}}
+- Tests: {{.Test.Status}}{{if .Test.Run}}, {{.Test.Passed}} passed and {{.Test.Failed}} failed of {{.Test.Run}}{{end}}{{if .Test.Flaky}}, {{.Test.Flaky}} passed only when run again{{end}}
 - Used: {{.Iterations}} iterations, {{.Tokens.In}} tokens read and {{.Tokens.Out}} written{{if .CostUSD}}, {{.CostUSD}} USD{{end}}
 `
 

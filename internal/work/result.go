@@ -22,6 +22,7 @@ type TestOutcome struct {
 	Run    int        `json:"run,omitempty"`
 	Passed int        `json:"passed,omitempty"`
 	Failed int        `json:"failed,omitempty"`
+	Flaky  int        `json:"flaky,omitempty"`  // of the passed ones: failed at first, and passed when run again
 	Detail string     `json:"detail,omitempty"` // a sentence, or the end of the output
 }
 

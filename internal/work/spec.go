@@ -137,7 +137,7 @@ const (
 // PR says what becomes of the pushed branch.
 type PR struct {
 	Provider  string   `json:"provider,omitempty"` // guessed from the repository's host if empty
-	APIURL    string   `json:"api_url,omitempty"`  // GitHub Enterprise's REST root; api.github.com if empty
+	APIURL    string   `json:"api_url,omitempty"`  // REST root of a GitHub Enterprise Server; GitHub's own if empty
 	Title     string   `json:"title,omitempty"`    // template over PRData; first line of the task if empty
 	Body      string   `json:"body,omitempty"`     // template over PRData; DefaultPRBody if empty
 	Draft     string   `json:"draft,omitempty"`    // DraftOnFailure if empty
@@ -161,7 +161,6 @@ var (
 	queueName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
 	scpRemote = regexp.MustCompile(`^[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+$`)
 	labelKey  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})$`)
-	baseName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]*$`)
 )
 
 // validUniqueKey takes at most 256 characters, none of them a space or unseen.
@@ -210,8 +209,8 @@ func (s Spec) validateText(bad func(string, ...any)) {
 		bad("paths: %s", strings.TrimSuffix(err.Error(), ": "+ErrInvalid.Error()))
 	}
 	s.validateRelations(bad)
-	if s.Base != "" && (!baseName.MatchString(s.Base) || strings.Contains(s.Base, "..")) {
-		bad("base %q is not a branch name", s.Base)
+	if fault := baseFault(s.Base); fault != "" {
+		bad("base %q: %s", s.Base, fault)
 	}
 	for key, value := range s.Labels {
 		if !labelKey.MatchString(key) || len(value) > 256 {
@@ -392,8 +391,9 @@ func (s Spec) WithDefaults(d Defaults) Spec {
 	s.Resources = s.Resources.withDefaults(d.Resources)
 	s.Limits = s.Limits.withDefaults(d.Limits)
 	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)
-	s.PR.APIURL = or(s.PR.APIURL, d.PR.APIURL)
-	s.PR.Provider = or(s.PR.Provider, d.PR.Provider, guessProvider(s.Repository))
+	provider, apiURL := guessProvider(s.Repository)
+	s.PR.Provider = or(s.PR.Provider, d.PR.Provider, provider)
+	s.PR.APIURL = or(s.PR.APIURL, d.PR.APIURL, apiURL)
 	s.PR.Draft = or(s.PR.Draft, d.PR.Draft, DraftOnFailure)
 	return s
 }
@@ -420,16 +420,6 @@ func (l Limits) withDefaults(d Limits) Limits {
 	l.StartTimeout = or(l.StartTimeout, d.StartTimeout)
 	l.QueueTimeout = or(l.QueueTimeout, d.QueueTimeout)
 	return l
-}
-
-func guessProvider(repository string) string {
-	if u, err := url.Parse(repository); err == nil && u.Hostname() == "github.com" {
-		return ProviderGitHub
-	}
-	if strings.HasPrefix(repository, "git@github.com:") {
-		return ProviderGitHub
-	}
-	return ProviderRequestPull
 }
 
 func firstLine(text string) string {

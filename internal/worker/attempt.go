@@ -142,7 +142,7 @@ func (w *worker) test(ctx context.Context) work.TestOutcome {
 	defer flush()
 	outcome := testrun.Run(ctx, testrun.Options{
 		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,
-		Agent: w.Agent, Alive: w.heart.touch, Redact: w.Redactor.String,
+		Agent: w.Agent, CountAs: w.CountReports, Alive: w.heart.touch, Redact: w.Redactor.String,
 	})
 	w.log.Info("tests ended", "status", outcome.Status, "passed", outcome.Passed, "failed", outcome.Failed)
 	return outcome

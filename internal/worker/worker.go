@@ -65,14 +65,16 @@ type Options struct {
 	Dir        string          // for the worker's own files
 	AgentDir   string          // for the agent's tree and home; Dir if empty
 	Agent      process.Starter // of the agent's processes; nil makes them children of this one
-	Environ    []string
-	Stdout     io.Writer // gets the agent's output, redacted
-	Stderr     io.Writer
-	Redactor   *redact.Redactor
-	Logger     hclog.Logger
-	Health     string               // address that /health and /metrics are served on; nowhere if empty
-	Registry   *prometheus.Registry // takes the worker's metrics; none if nil
-	Tracer     trace.Tracer         // takes its spans; none if nil
+	// CountReports is the command line that counts test reports as the agent's user, see testrun.Options.CountAs.
+	CountReports []string
+	Environ      []string
+	Stdout       io.Writer // gets the agent's output, redacted
+	Stderr       io.Writer
+	Redactor     *redact.Redactor
+	Logger       hclog.Logger
+	Health       string               // address that /health and /metrics are served on; nowhere if empty
+	Registry     *prometheus.Registry // takes the worker's metrics; none if nil
+	Tracer       trace.Tracer         // takes its spans; none if nil
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,13 +38,19 @@ type forge struct {
 	bodies  map[string]map[string]any
 	faults  []string // of requests that are not as GitHub documents them
 	answers []answer // given first, to any call that creates
+	renamed string   // the owner's name now; owner if empty
+	unknown []string // people, teams and labels that are refused
 }
+
+// owner is the owner's name at first.
+const owner = "owner"
 
 type answer struct {
 	status int
 	make   bool // the pull request is made all the same
 	says   string
 	docs   string // address of documentation
+	errors []map[string]string
 	header http.Header
 }
 
@@ -60,24 +68,56 @@ func (f *forge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if len(data) > 0 && data[0] == '{' {
 		_ = json.Unmarshal(data, &body) // as above: its fields are missed
 	}
+	if len(data) > 0 && data[0] == '[' { // the other form that labels may have
+		var labels []any
+		_ = json.Unmarshal(data, &labels) // as above
+		body["labels"] = labels
+	}
 	f.bodies[call] = body
 	if fault := misshapen(r, body); fault != "" {
 		f.faults = append(f.faults, call+": "+fault)
 	}
-	switch {
-	case r.Method == http.MethodGet:
-		if r.URL.Query().Get("head") != "owner:"+branch || r.URL.Query().Get("state") != "all" {
-			http.Error(w, `{"message":"unexpected query"}`, http.StatusBadRequest)
-			return
+	now := cmp.Or(f.renamed, owner)
+	switch rest, old := strings.CutPrefix(r.URL.Path, "/api/repos/"+owner+"/name"); {
+	case old && now != owner: // GitHub's answer to the names of before
+		code := http.StatusMovedPermanently
+		if r.Method != http.MethodGet {
+			code = http.StatusTemporaryRedirect
 		}
-		reply(w, http.StatusOK, f.pulls)
+		http.Redirect(w, r, "/api/repositories/1"+rest+"?"+r.URL.RawQuery, code)
+	case r.Method == http.MethodGet && !strings.HasSuffix(r.URL.Path, "/pulls"):
+		reply(w, http.StatusOK, map[string]any{"name": "name", "owner": map[string]any{"login": now}})
+	case r.Method == http.MethodGet:
+		f.list(w, r, now)
 	case strings.HasSuffix(call, "/pulls"):
 		f.create(w, body)
-	case strings.HasSuffix(call, "/labels"):
-		reply(w, http.StatusOK, []any{})
 	default:
-		reply(w, http.StatusCreated, f.pulls[0])
+		f.decorate(w, body)
 	}
+}
+
+func (f *forge) list(w http.ResponseWriter, r *http.Request, now string) {
+	switch {
+	case r.URL.Query().Get("state") != "all":
+		http.Error(w, `{"message":"unexpected query"}`, http.StatusBadRequest)
+	case r.URL.Query().Get("head") == now+":"+branch:
+		reply(w, http.StatusOK, f.pulls)
+	default:
+		reply(w, http.StatusOK, []any{})
+	}
+}
+
+// decorate takes labels and reviewers: all of them, or none where it does not know one.
+func (f *forge) decorate(w http.ResponseWriter, body map[string]any) {
+	for _, names := range body {
+		for _, name := range names.([]any) {
+			if slices.Contains(f.unknown, name.(string)) {
+				reply(w, http.StatusUnprocessableEntity, map[string]any{"message": "Reviews may only be requested from collaborators."})
+				return
+			}
+		}
+	}
+	reply(w, http.StatusCreated, nil)
 }
 
 // parameters are those that GitHub documents for each call, by the end of its path: with their types, in
@@ -92,6 +132,9 @@ var parameters = map[string]map[string]string{
 // misshapen says what of a request GitHub's documentation does not know, empty if it knows all.
 func misshapen(r *http.Request, body map[string]any) string {
 	known := parameters[r.Method+" /"+path.Base(r.URL.Path)]
+	if repository := regexp.MustCompile(`^/api/(repos/\w+/name|repositories/1)$`); r.Method == http.MethodGet && repository.MatchString(r.URL.Path) {
+		known = map[string]string{}
+	}
 	if known == nil {
 		return "no such call"
 	}
@@ -135,7 +178,7 @@ func (f *forge) create(w http.ResponseWriter, body map[string]any) {
 		w.Header()[name] = values
 	}
 	if a.status != 0 {
-		reply(w, a.status, map[string]any{"message": cmp.Or(a.says, "no"), "documentation_url": a.docs})
+		reply(w, a.status, map[string]any{"message": cmp.Or(a.says, "no"), "documentation_url": a.docs, "errors": a.errors})
 		return
 	}
 	reply(w, http.StatusCreated, f.pulls[len(f.pulls)-1])
@@ -157,7 +200,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 func (f *forge) created() int {
 	n := 0
 	for _, call := range f.calls {
-		if call == "POST /api/repos/owner/name/pulls" {
+		if strings.HasPrefix(call, "POST ") && strings.HasSuffix(call, "/name/pulls") {
 			n++
 		}
 	}
@@ -301,6 +344,131 @@ func TestTroubleOfTheForge(t *testing.T) {
 	}
 }
 
+// exists is GitHub's answer to a pull request that is there already.
+func exists(owner string) answer {
+	return answer{status: 422, says: "Validation Failed", errors: []map[string]string{
+		{"resource": "PullRequest", "code": "custom", "message": "A pull request already exists for " + owner + ":" + branch + "."},
+	}}
+}
+
+func TestRenamedOwnersPullRequestIsFound(t *testing.T) {
+	for name, f := range map[string]*forge{
+		"made":                    {renamed: "newname"},
+		"found":                   {renamed: "newname", pulls: []map[string]any{pull(1, "open")}},
+		"made, and answered late": {renamed: "newname", answers: []answer{{status: 502, make: true}}},
+	} {
+		pr := publish(t, f, nil)
+		if pr.Status != work.PRCreated || pr.Number != 1 || pr.Error != "" || len(f.pulls) != 1 {
+			t.Errorf("%s: pull request = %+v, %d of them, want one without an error, after %v", name, pr, len(f.pulls), f.calls)
+		}
+	}
+}
+
+// TestPullRequestOfAnOwnerThatWasRenamedMeanwhileIsFound: the refusal names the owner as it is called now.
+func TestPullRequestOfAnOwnerThatWasRenamedMeanwhileIsFound(t *testing.T) {
+	f := &renaming{forge: forge{pulls: []map[string]any{pull(7, "open")}, answers: []answer{exists("newname")}}}
+	f.bodies = map[string]map[string]any{}
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	pr := publish(t, &forge{}, func(r *pullrequest.Request) { r.Spec.PR.APIURL, r.HTTPClient = server.URL+"/api", server.Client() })
+	if pr.Status != work.PRCreated || pr.Number != 7 {
+		t.Errorf("pull request = %+v, want number 7, after %v", pr, f.calls)
+	}
+}
+
+// renaming is a forge whose owner is renamed once pull requests have been listed.
+type renaming struct{ forge }
+
+func (f *renaming) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Query().Get("head"), owner+":") {
+		reply(w, http.StatusOK, []any{})
+		return
+	}
+	if strings.HasPrefix(r.URL.Query().Get("head"), "newname:") {
+		reply(w, http.StatusOK, f.pulls)
+		return
+	}
+	f.forge.ServeHTTP(w, r)
+}
+
+func TestForgeThatRedirectsToAnotherHostLearnsNoToken(t *testing.T) {
+	var learnt atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { learnt.Add(1) }))
+	t.Cleanup(other.Close)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
+	}))
+	t.Cleanup(server.Close)
+	pr := publish(t, &forge{}, func(r *pullrequest.Request) { r.Spec.PR.APIURL, r.HTTPClient = server.URL+"/api", server.Client() })
+	if pr.Status != work.PRFailed || !strings.Contains(pr.Error, "the forge redirects to another host") || learnt.Load() != 0 {
+		t.Errorf("pull request = %+v, other host called %d times, want a failure and no call", pr, learnt.Load())
+	}
+}
+
+func TestPushThatGitHubDoesNotKnowYet(t *testing.T) {
+	invalid := func(field string) answer {
+		return answer{status: 422, says: "Validation Failed", errors: []map[string]string{{"resource": "PullRequest", "field": field, "code": "invalid"}}}
+	}
+	none := answer{status: 422, says: "Validation Failed", errors: []map[string]string{
+		{"resource": "PullRequest", "code": "custom", "message": "No commits between main and " + branch},
+	}}
+	unreadable := answer{status: 422, says: "Validation Failed: not all refs are readable"}
+	for name, c := range map[string]struct {
+		answers []answer
+		status  work.PRStatus
+		creates int
+	}{
+		"head invalid":             {[]answer{invalid("head"), invalid("head")}, work.PRCreated, 3},
+		"no commits yet":           {[]answer{none}, work.PRCreated, 2},
+		"refs not readable":        {[]answer{unreadable}, work.PRCreated, 2},
+		"head invalid for good":    {[]answer{invalid("head"), invalid("head"), invalid("head"), invalid("head"), invalid("head")}, work.PRFailed, 5},
+		"base invalid":             {[]answer{invalid("base")}, work.PRFailed, 1},
+		"a field that is too long": {[]answer{invalid("title")}, work.PRFailed, 1},
+	} {
+		f := &forge{answers: c.answers}
+		pr := publish(t, f, nil)
+		if pr.Status != c.status || f.created() != c.creates {
+			t.Errorf("%s: pull request = %+v after %d tries, want %s after %d", name, pr, f.created(), c.status, c.creates)
+		}
+	}
+}
+
+func TestTeamsAreAskedAsTeams(t *testing.T) {
+	for name, c := range map[string]struct {
+		reviewers, unknown []string
+		people, teams      string // of the last request
+		says               string
+	}{
+		"team and person":      {[]string{"acme/backend", "alice"}, nil, "[alice]", "[backend]", ""},
+		"as in CODEOWNERS":     {[]string{"@acme/backend", "@alice"}, nil, "[alice]", "[backend]", ""},
+		"a team alone":         {[]string{"acme/backend"}, nil, "<nil>", "[backend]", ""},
+		"an unknown person":    {[]string{"nobody", "acme/backend", "alice"}, []string{"nobody"}, "[alice]", "<nil>", "reviewer nobody: "},
+		"an unknown team":      {[]string{"acme/none", "alice"}, []string{"none"}, "[alice]", "<nil>", "reviewer acme/none: "},
+		"nobody that it knows": {[]string{"nobody"}, []string{"nobody"}, "[nobody]", "<nil>", "reviewer nobody: "},
+	} {
+		f := &forge{unknown: c.unknown}
+		pr := publish(t, f, func(r *pullrequest.Request) { r.Spec.PR.Reviewers = c.reviewers })
+		asked := f.bodies["POST /api/repos/owner/name/pulls/1/requested_reviewers"]
+		if pr.Status != work.PRCreated || !strings.Contains(pr.Error, c.says) || c.says == "" && pr.Error != "" {
+			t.Errorf("%s: pull request = %+v, want an error with %q", name, pr, c.says)
+		}
+		if strings.Contains(pr.Error, "alice") || strings.Contains(pr.Error, "backend") {
+			t.Errorf("%s: error = %s, want nothing of those that the forge knows", name, pr.Error)
+		}
+		if people, teams := fmt.Sprint(asked["reviewers"]), fmt.Sprint(asked["team_reviewers"]); people != c.people || teams != c.teams {
+			t.Errorf("%s: asked people %s and teams %s, want %s and %s", name, people, teams, c.people, c.teams)
+		}
+	}
+}
+
+func TestBadLabelDoesNotLoseTheOthers(t *testing.T) {
+	f := &forge{unknown: []string{"too long"}}
+	pr := publish(t, f, func(r *pullrequest.Request) { r.Spec.PR.Labels = []string{"too long", "bot"} })
+	if got := fmt.Sprint(f.bodies["POST /api/repos/owner/name/issues/1/labels"]["labels"]); pr.Status != work.PRCreated || !strings.Contains(pr.Error, "label too long: ") || got != "[bot]" {
+		t.Errorf("pull request = %+v, last labels %s, want an error about one and [bot]", pr, got)
+	}
+}
+
 func limitHeader(d time.Duration) http.Header {
 	return http.Header{
 		"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Limit": {"60"}, "X-Ratelimit-Reset": {fmt.Sprint(time.Now().Add(d).Unix())},
@@ -374,6 +542,7 @@ func TestNothingToRequest(t *testing.T) {
 func TestRepositoryIsNamedByItsURL(t *testing.T) {
 	for repository, ok := range map[string]bool{
 		"https://forge.example/owner/name": true, "git@forge.example:owner/name.git": true, "ssh://git@forge.example/owner/name.git": true,
+		"https://forge.example/owner/name.git/": true, "https://forge.example//owner/name/": true,
 		"https://forge.example/name": false, "https://forge.example/group/owner/name": false,
 	} {
 		pr := publish(t, &forge{}, func(r *pullrequest.Request) { r.Spec.Repository = repository })

@@ -1,0 +1,84 @@
+package testrun
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// tap counts the test points of the Test Anything Protocol (testanything.org, versions 12 to 14). Subtests are
+// indented and count as their parent. Lines that look like test points are common in other output: they count only
+// where a version or a plan says that the protocol is spoken.
+type tap struct {
+	spoken  bool // a version or a plan was seen
+	planned int
+	plans   int
+	points  int // top-level ones, those that don't count among them
+	passed  int
+	failing []string // names, the first of them
+	failed  int
+	bailed  string // why it was given up
+	gaveUp  bool
+}
+
+var (
+	tapVersion   = regexp.MustCompile(`^TAP version \d+\s*$`)
+	tapPlan      = regexp.MustCompile(`^1\.\.(\d+)\s*(#.*)?$`)
+	tapPoint     = regexp.MustCompile(`^(not )?ok(?:$|\s+)(\d*)(?:\s*-\s*)?(.*)$`)
+	tapDirective = regexp.MustCompile(`(?i)(?:^|[^\\])#\s*(?:SKIP\S*|TODO\b)`)
+	tapBail      = regexp.MustCompile(`^Bail out!\s*(.*)$`)
+)
+
+func (t *tap) line(line string) {
+	if tapVersion.MatchString(line) {
+		t.spoken = true
+		return
+	}
+	if plan := tapPlan.FindStringSubmatch(line); plan != nil {
+		n, err := strconv.Atoi(plan[1])
+		if err != nil {
+			return
+		}
+		t.spoken, t.plans, t.planned = true, t.plans+1, t.planned+n
+		return
+	}
+	if bail := tapBail.FindStringSubmatch(line); bail != nil {
+		t.gaveUp, t.bailed = true, strings.TrimSpace(bail[1])
+		return
+	}
+	const goTestSummary = "ok  \t" // of a package
+	if strings.HasPrefix(line, goTestSummary) {
+		return
+	}
+	if point := tapPoint.FindStringSubmatch(line); point != nil {
+		t.point(point[1] == "", point[3], strings.Join(strings.Fields(point[2]+" "+point[3]), " "))
+	}
+}
+
+func (t *tap) point(ok bool, description, name string) {
+	t.points++
+	switch {
+	case tapDirective.MatchString(description): // skipped, or still to be written
+	case ok:
+		t.passed++
+	default:
+		t.failed++
+		t.failing = appendName(t.failing, name)
+	}
+}
+
+func (t *tap) counts() Counts {
+	if !t.spoken {
+		return Counts{}
+	}
+	c := Counts{Passed: t.passed, Failed: t.failed, Failing: t.failing}
+	switch {
+	case t.gaveUp:
+		c.fault("TAP: the tests were given up: %s", strings.TrimSpace("Bail out! "+t.bailed))
+	case t.plans == 0:
+		c.fault("TAP: the output has no plan, so that its end may be missing")
+	case t.points < t.planned:
+		c.fault("TAP: %d tests are planned, and only %d ran", t.planned, t.points)
+	}
+	return c
+}
