@@ -43,8 +43,9 @@ func EncodeStored(v any) ([]byte, error) {
 }
 
 func plainJSON(v any) ([]byte, error) {
-	var buf bytes.Buffer
-	encoder := json.NewEncoder(&buf)
+	const small = 2 << 10 // of an item, as a rule
+	buf := bytes.NewBuffer(make([]byte, 0, small))
+	encoder := json.NewEncoder(buf)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
 		return nil, err
@@ -123,9 +124,6 @@ func hasUnknown(v reflect.Value) bool {
 	case reflect.Pointer:
 		return !v.IsNil() && hasUnknown(v.Elem())
 	case reflect.Slice:
-		if !mayHold(v.Type()) {
-			return false
-		}
 		for i := range v.Len() {
 			if hasUnknown(v.Index(i)) {
 				return true
