@@ -171,8 +171,15 @@ func TestTakeoverKeepsOlderLocksExclusive(t *testing.T) {
 	running, item := o.worker(0)
 	mustLock(t, running, "src")
 	o.put("items/"+item.ID, item)
-	term := lead(t, o.Client, "a")
-	term.Resign()
+	guard := o.Keys.Prefix() + "locks/git.example.org:a:b/guard"
+	before, err := o.Read(t.Context(), guard)
+	if err != nil || before == "" {
+		t.Fatalf("guard of the older form = %q, %v; want one", before, err)
+	}
+	lead(t, o.Client, "a").Resign()
+	if after, err := o.Read(t.Context(), guard); err != nil || after == before {
+		t.Errorf("guard of the older form = %q, %v; want it moved, so that a grant under way fails", after, err)
+	}
 	lead(t, o.Client, "b") // which finds the takeover done
 
 	o.SetLockDelay(100 * time.Millisecond)
