@@ -123,9 +123,50 @@ func (c *Client) Heartbeats(ctx context.Context, index uint64) ([]work.Heartbeat
 		if err != nil {
 			continue
 		}
-		beats = append(beats, work.Heartbeat{Attempt: attempt, Critical: check.Status == api.HealthCritical, Output: check.Output})
+		beats = append(beats, work.Heartbeat{
+			Attempt: attempt, Critical: check.Status == api.HealthCritical, Silent: check.Status == api.HealthWarning,
+			Output: check.Output, At: registeredAt(check.Notes),
+		})
 	}
 	return beats, nextIndex(index, meta.LastIndex), nil
+}
+
+// registeredAt returns the time that the notes of a worker's check end with, zero
+// if they name none: Consul passes changed notes on at once, unlike a changed output.
+func registeredAt(notes string) time.Time {
+	_, text, _ := strings.Cut(notes, notesAsOf)
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// notesAsOf comes before the time of a registration in the notes of a worker's check.
+const notesAsOf = "; as of "
+
+// Sessions returns the ids of all sessions that live, by a consistent read. A token
+// that may not see all of them gets an error: a worker would seem lost.
+// It returns work.ErrUnavailable and work.ErrInvalid.
+func (c *Client) Sessions(ctx context.Context) (map[string]bool, error) {
+	entries, meta, err := c.once.Session().List(consistent(ctx))
+	if err != nil {
+		return nil, classify("list sessions", false, err)
+	}
+	if meta.ResultsFilteredByACLs {
+		return nil, fmt.Errorf("list sessions: the token of drover's server may not read all of them, it needs session_prefix \"\" { policy = \"write\" }: %w", work.ErrInvalid)
+	}
+	live := make(map[string]bool, len(entries))
+	for _, entry := range entries {
+		live[entry.ID] = true
+	}
+	return live, nil
+}
+
+// Progresses returns how far all attempts have come whose progress is stored.
+// It returns work.ErrUnavailable.
+func (c *Client) Progresses(ctx context.Context) ([]work.Progress, error) {
+	return list[work.Progress](ctx, c, c.Keys.ProgressFolder())
 }
 
 // EndSession destroys an ended attempt's session and removes its service. What it

@@ -3,6 +3,7 @@ package nomad
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -92,6 +93,23 @@ func (c *Client) Child(ctx context.Context, id string) (work.Child, error) {
 	return child, nil
 }
 
+// triggerDeregister is the trigger of the evaluation that stops a removed job.
+const triggerDeregister = "job-deregister"
+
+// Deregistered reports whether somebody removed a child that Nomad does not know
+// any more. A purged job leaves nothing but its evaluations (2.0.5); of one that was
+// lost with Nomad's state, or collected as garbage, those are gone as well.
+// It returns work.ErrUnavailable.
+func (c *Client) Deregistered(ctx context.Context, child string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	evals, _, err := c.repeat.Jobs().Evaluations(child, c.readOpts(ctx))
+	if err != nil {
+		return false, classify("read evaluations of "+child, false, err)
+	}
+	return slices.ContainsFunc(evals, func(e *api.Evaluation) bool { return e.TriggeredBy == triggerDeregister }), nil
+}
+
 // allocations returns the allocations of all children, by child, oldest first.
 func (c *Client) allocations(ctx context.Context) (map[string][]work.Allocation, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -110,6 +128,10 @@ func (c *Client) allocations(ctx context.Context) (map[string][]work.Allocation,
 	return byChild, meta.LastIndex, nil
 }
 
+// supersededBecause are the scheduler's descriptions of allocations that it gives
+// up after their node was lost or disconnected (scheduler/reconciler, scheduler/util.go).
+var supersededBecause = []string{"node is down", "node is disconnected", "client reconnect", "node is tainted"}
+
 // fromStub translates an allocation. The stub says in words alone whether it is
 // being moved off its node.
 func fromStub(stub *api.AllocationListStub) work.Allocation {
@@ -118,6 +140,7 @@ func fromStub(stub *api.AllocationListStub) work.Allocation {
 		Preempted: stub.PreemptedByAllocation != "", Created: time.Unix(0, stub.CreateTime), Modified: time.Unix(0, stub.ModifyTime),
 		ModifyIndex: stub.ModifyIndex,
 		Draining:    strings.Contains(stub.DesiredDescription, "migrat"),
+		Superseded:  slices.ContainsFunc(supersededBecause, func(why string) bool { return strings.Contains(stub.DesiredDescription, why) }),
 	}
 	a.Description = stub.ClientDescription
 	if stub.ClientStatus == api.AllocClientStatusLost || stub.ClientStatus == api.AllocClientStatusUnknown {

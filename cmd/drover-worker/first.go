@@ -16,6 +16,9 @@ const exitFailed = 1
 // attemptArgument is what the first process starts the worker with.
 const attemptArgument = "attempt"
 
+// execArgument is what everything that runs as the agent is started with.
+const execArgument = "exec"
+
 // launcherFile is the worker's end of the launcher's socket.
 const launcherFile = 3
 
@@ -58,7 +61,7 @@ func supervise(args, environ []string) (syscall.WaitStatus, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	launcher := launch.New(place.agent)
+	launcher := launch.New(place.agent, self, execArgument)
 	worker, exit, err := launcher.Worker(self, slices.Concat(args[:1], []string{attemptArgument}), place.environ(environ), place.worker)
 	switch {
 	case errors.Is(err, syscall.EPERM) && place.worker != nil:

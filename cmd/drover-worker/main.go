@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"drover/internal/worker/launch"
 )
 
 // version is set when a release is built.
@@ -40,6 +42,8 @@ func main() {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 		defer stop()
 		os.Exit(runLocks(ctx, args, os.Environ(), os.Stdout, os.Stderr))
+	case len(args) > 1 && args[0] == execArgument:
+		os.Exit(launch.Exec(args[1:]))
 	case len(args) == 1 && args[0] == "version":
 		fmt.Println("drover-worker", version)
 	case len(args) > 0 && args[0] == countArgument:

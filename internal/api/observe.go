@@ -89,8 +89,11 @@ func (h *handler) ready(w http.ResponseWriter, r *http.Request) {
 			health.Reasons = append(health.Reasons, err.Error())
 		}
 		health.Reasons = append(health.Reasons, status.NotReady...)
+		health.Ready = len(health.Reasons) == 0 // without Nomad items are taken, listed and commanded
+		health.Reasons = append(health.Reasons, status.NotDispatching...)
+	} else {
+		health.Ready = len(health.Reasons) == 0
 	}
-	health.Ready = len(health.Reasons) == 0
 	writeHealth(w, health)
 }
 

@@ -209,7 +209,7 @@ func (s *Server) term(term *consul.Term) {
 	o := orchestrator.New(orchestrator.Config{
 		MaxInFlight: cfg.Orchestrator.MaxInFlight, Queues: queues, Defaults: cfg.Defaults(), Retry: cfg.RetryPolicy(),
 		Breaker: cfg.BreakerPolicy(), Retention: s.retention(),
-		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), KVPrefix: cfg.Consul.Prefix, Observer: s.seen, Traced: s.seen.traces != nil,
+		ReconcileEvery: cfg.Orchestrator.ReconcileInterval.Std(), LostAfter: cfg.Orchestrator.LostAfter.Std(), Steady: cfg.Orchestrator.Steady.Std(), KVPrefix: cfg.Consul.Prefix, Observer: s.seen, Traced: s.seen.traces != nil,
 	}, s.store, term, s.cluster, s.opts.Logs.Logger())
 	s.leading.Store(o)
 	s.seen.metrics.SetLeader(true)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,12 +60,11 @@ type ending struct {
 	exit    int // code; absent if it is noExit
 	signal  int
 
-	item          work.State
-	attempts      int
-	retries       int
-	requeues      int
-	startFailures int
-	memoryMB      int // of the item at its end, where that is not what it began with
+	item     work.State
+	attempts int
+	retries  int
+	requeues int // in a row, at its end
+	memoryMB int // of the item at its end, where that is not what it began with
 
 	pushed []string // subjects on the item's branch at its end
 	logs   string   // part of the kept output of the first attempt
@@ -82,8 +82,8 @@ const long = "sleep 600"
 
 func endings() []ending {
 	gaveUp, retried := []string{firstCommit}, []string{firstCommit, "Step 1 of 1"}
-	none, twice := 0, 2
-	startTwice := &work.RetryOverride{MaxStartFailures: &twice, StartBackoff: []work.Duration{work.Duration(time.Second)}}
+	none := 0
+	startOnce := &work.RetryOverride{MaxRequeues: &none}
 	return []ending{
 		{
 			name: "completed", reason: work.ReasonCompleted, says: "the agent completed its task", attempt: work.AttemptCompleted,
@@ -163,8 +163,14 @@ func endings() []ending {
 			attempt: work.AttemptKilled, exit: 137, signal: int(syscall.SIGKILL), item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
 		},
 		{
-			name: "heartbeat_lost", first: long, spec: work.Spec{Limits: work.Limits{HeartbeatTTL: work.MinHeartbeatTTL}},
-			reason: work.ReasonHeartbeatLost, says: "no sign of life for 10s", attempt: work.AttemptKilled, exit: noExit,
+			name: "unreachable: the worker is stopped in its tracks", first: long, act: (*stage).freezeWorker,
+			spec:   work.Spec{Limits: work.Limits{HeartbeatTTL: work.MinHeartbeatTTL}},
+			reason: work.ReasonUnreachable, says: "Nomad says that its container on node", attempt: work.AttemptKilled, exit: noExit,
+			item: work.StateCompleted, attempts: 2, requeues: 1, pushed: retried,
+		},
+		{
+			name: "silent", first: long, spec: work.Spec{Limits: work.Limits{IdleTimeout: work.Duration(6 * time.Second)}},
+			reason: work.ReasonSilent, says: "used no CPU time for 6s", attempt: work.AttemptKilled, exit: 143, signal: int(syscall.SIGTERM),
 			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
 		},
 		{
@@ -204,22 +210,22 @@ func endings() []ending {
 			},
 		},
 		{
-			name: "start_failed: no such image", spec: work.Spec{Image: "127.0.0.1:1/drover-no-such-image:1", Retry: startTwice},
+			name: "start_failed: no such image", spec: work.Spec{Image: "127.0.0.1:1/drover-no-such-image:1", Retry: startOnce},
 			reason: work.ReasonStartFailed, says: "drover-no-such-image", attempt: work.AttemptFailed, exit: noExit,
-			item: work.StateFailed, attempts: 2, startFailures: 1,
+			item: work.StateStuck, attempts: 1, requeues: 1,
 		},
 		{
-			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}, Retry: startTwice},
+			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}, Retry: startOnce},
 			reason: work.ReasonStartFailed, says: "drover-no-such-agent", attempt: work.AttemptFailed,
-			item: work.StateFailed, attempts: 2, startFailures: 1, logs: "drover-no-such-agent",
+			item: work.StateStuck, attempts: 1, requeues: 1, logs: "drover-no-such-agent",
 		},
 		{
 			name: "start_failed: no room in time", reason: work.ReasonStartFailed, says: "memory exhausted on 1 of 1 nodes",
 			spec: work.Spec{
 				Resources: work.Resources{MemoryMB: 4_000_000}, Limits: work.Limits{StartTimeout: work.Duration(5 * time.Second)},
-				Retry: startTwice,
+				Retry: startOnce,
 			},
-			attempt: work.AttemptFailed, exit: noExit, item: work.StateFailed, attempts: 2, startFailures: 1,
+			attempt: work.AttemptFailed, exit: noExit, item: work.StateStuck, attempts: 1, requeues: 1,
 		},
 		{
 			name: "git_auth_failed", reason: work.ReasonGitAuthFailed, says: "refused", attempt: work.AttemptFailed,
@@ -282,7 +288,7 @@ type stage struct {
 func newStage(t *testing.T, nomad, image string, engine *client.Client) *stage {
 	t.Helper()
 	s := &stage{spine: newSurroundings(t, servers{consul: newConsul(t), nomad: nomad}), engine: engine}
-	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q", "docker", image, "host")
+	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q\n  agent_env = [%q]", "docker", image, "host", "MODEL_*")
 	s.command = demoAgent
 	s.writeConfig()
 	s.consul, s.nomad = testkit.ConsulClient(t, s.spine.consul), s.nomadClient()
@@ -423,7 +429,6 @@ func (row ending) faults(s *stage, item work.Item) []error {
 	check("attempts", len(item.Attempts), row.attempts)
 	check("retries", item.Retries, row.retries)
 	check("requeues", item.Requeues, row.requeues)
-	check("start failures", item.StartFailures, row.startFailures)
 	if row.memoryMB != 0 {
 		check("memory", item.MemoryMB, row.memoryMB)
 	}
@@ -533,15 +538,46 @@ func (s *stage) containers(allocation string) ([]string, error) {
 }
 
 func (s *stage) killContainer(id string) error {
-	item, err := s.item(id)
+	container, err := s.container(id)
 	if err != nil {
 		return err
 	}
+	return s.engine.ContainerKill(s.t.Context(), container, "KILL")
+}
+
+// freezeWorker stops every process of the container without a word to anybody.
+func (s *stage) freezeWorker(id string) error {
+	container, err := s.container(id)
+	if err != nil {
+		return err
+	}
+	listed, err := s.engine.ContainerTop(s.t.Context(), container, []string{"-eo", "pid"})
+	if err != nil {
+		return err
+	}
+	for _, process := range listed.Processes {
+		pid, err := strconv.Atoi(process[0])
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGSTOP)
+		}
+		if err != nil {
+			return fmt.Errorf("stop process %s: %w", process[0], err)
+		}
+	}
+	return nil
+}
+
+// container returns the one container of an item's first attempt.
+func (s *stage) container(id string) (string, error) {
+	item, err := s.item(id)
+	if err != nil {
+		return "", err
+	}
 	ids, err := s.containers(item.Attempts[0].Allocation)
 	if err != nil || len(ids) != 1 {
-		return fmt.Errorf("containers %v of %s, not one: %v", ids, item.Attempts[0].Allocation, err)
+		return "", fmt.Errorf("containers %v of %s, not one: %v", ids, item.Attempts[0].Allocation, err)
 	}
-	return s.engine.ContainerKill(s.t.Context(), ids[0], "KILL")
+	return ids[0], nil
 }
 
 func (s *stage) stopJob(id string, purge bool) error {
@@ -610,7 +646,7 @@ func (row ending) line(s *stage, item work.Item) string {
 	if row.purged {
 		n.status = "gone"
 	}
-	counters := map[string]int{"retries": item.Retries, "requeues": item.Requeues, "start failures": item.StartFailures}
+	counters := map[string]int{"retries": item.Retries, "requeues": item.Requeues}
 	end := string(item.State)
 	for _, name := range slices.Sorted(maps.Keys(counters)) {
 		if counters[name] > 0 {

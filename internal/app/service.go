@@ -226,11 +226,21 @@ func (s service) Status(ctx context.Context) (control.Status, error) {
 		Leader: s.id, Address: *s.address.Load(), Version: s.opts.Version, MaxInFlight: s.opts.Config.Orchestrator.MaxInFlight,
 	}
 	status.Items, status.InFlight = o.Counts()
-	_, consulErr := s.store.Leader(ctx)
-	for _, err := range []error{consulErr, s.cluster.Check(ctx)} {
-		if err != nil && !errors.Is(err, work.ErrNoLeader) {
-			status.NotReady = append(status.NotReady, err.Error())
-		}
+	if _, err := s.store.Leader(ctx); err != nil && !errors.Is(err, work.ErrNoLeader) {
+		status.NotReady = append(status.NotReady, err.Error())
+	}
+	if err := s.checkNomad(ctx); err != nil {
+		status.NotDispatching = append(status.NotDispatching, err.Error())
 	}
 	return status, nil
+}
+
+// nomadTimeout bounds the question whether Nomad answers: without it, the rest of
+// a status is worth having.
+const nomadTimeout = 2 * time.Second
+
+func (s service) checkNomad(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, nomadTimeout)
+	defer cancel()
+	return s.cluster.Check(ctx)
 }

@@ -166,11 +166,16 @@ defaults {
   pr_provider   = "github"
   pr_api_url    = %q
 }
-retry { backoff = ["500ms"] }
+retry {
+  backoff         = ["500ms"]
+  requeue_backoff = ["500ms"]
+}
 breaker { min_count = 1000 } # one repository, and every way to fail
 orchestrator {
   leader_ttl         = "1s"
   reconcile_interval = "2s"
+  lost_after         = "5s"
+  steady             = "5s"
 }
 `, s.address, s.consul, s.prefix, s.nomad, s.consul, s.worker, s.command, s.forge.URL())
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {

@@ -61,7 +61,7 @@ func startDrover(ctx context.Context, dir string, real bool) (*drover, error) {
 	return d, nil
 }
 
-// ready waits until drover takes items.
+// ready waits until drover takes items and dispatches them.
 func (d *drover) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("drover dev is not ready in time"))
 	defer cancel()
@@ -69,7 +69,7 @@ func (d *drover) ready(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		status, err := d.client.Status(ctx)
-		if err == nil && len(status.NotReady) == 0 {
+		if err == nil && len(status.NotReady)+len(status.NotDispatching) == 0 {
 			return nil
 		}
 		select {

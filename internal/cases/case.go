@@ -76,7 +76,7 @@ type outcome struct {
 	Tokens   work.Tokens
 	CostUSD  float64
 
-	Retries, Requeues, StartFailures int
+	Retries, Requeues int
 
 	PR      work.PRStatus // none if empty
 	Draft   bool

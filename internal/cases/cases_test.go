@@ -54,7 +54,6 @@ func TestCompare_EveryDifferenceIsAFault(t *testing.T) {
 		"cost":                    func(s *seen) { s.Item.CostUSD = 0 },
 		"retries":                 func(s *seen) { s.Item.Retries = 2 },
 		"requeues":                func(s *seen) { s.Item.Requeues = 1 },
-		"start failures":          func(s *seen) { s.Item.StartFailures = 1 },
 		"the wait":                func(s *seen) { s.Item.NotBefore = s.Item.NotBefore.Add(time.Hour) },
 		"pull request's status":   func(s *seen) { s.Item.PR.Status = "failed" },
 		"pull request's error":    func(s *seen) { s.Item.PR.Error = "no" },

@@ -78,7 +78,6 @@ func (o outcome) compareItem(c *comparison, s *seen) {
 	}
 	equal(c, "the number of retries", item.Retries, o.Retries)
 	equal(c, "the number of requeues", item.Requeues, o.Requeues)
-	equal(c, "the number of start failures", item.StartFailures, o.StartFailures)
 	o.compareWait(c, item)
 }
 

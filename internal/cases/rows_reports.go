@@ -72,7 +72,7 @@ func reportRows() []row {
 		own(printRow("T10 setup", kindPackage, "cat $CASES/gotest/real-e.jsonl; exit 1", tests{failed, 0, 1, "exit code 1"})),
 		own(printRow("T10 ignored", kindPackage, "cat $CASES/gotest/build-failure-1.24.jsonl", tests{failed, 1, 1, "x/b"})),
 
-		own(printRow("T11 words", kindLookalike, "cat $CASES/tap/plain-output.txt", tests{Status: passed})),
+		own(printRow("T11 words", kindLookalike, "cat $CASES/tap/plain-output.txt", tests{Status: passed, Passed: 1})),
 		own(printRow("T11 mixed", kindLookalike, "cat $CASES/gotest/interleaved.txt", tests{Status: passed, Passed: 3})),
 		own(printRow("T11 go", kindLookalike, `printf 'ok  \texample.org/pkg\t0.1s\n--- FAIL: TestX (0.00s)\n'`, tests{Status: passed})),
 

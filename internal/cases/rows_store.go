@@ -15,13 +15,13 @@ import (
 
 // storeRows are about what is stored in Consul.
 func storeRows() []row {
-	return append(keyRows(), sizeRows()...)
+	return append(storedKeyRows(), storedSizeRows()...)
 }
 
 // keyRule is that of Consul 1.21.5 and 1.22.0; later ones refuse segments of two dots still.
 var keyRule = regexp.MustCompile(`^[a-zA-Z0-9,_./\-?&=]+$`)
 
-func keyRows() []row {
+func storedKeyRows() []row {
 	const kind = "key that some Consul refuses"
 	waits := agent{Script: `until [ -e "$0.go" ]; do sleep 0.1; done; commit one`}
 	done := outcome{
@@ -41,7 +41,7 @@ func keyRows() []row {
 	}
 }
 
-func sizeRows() []row {
+func storedSizeRows() []row {
 	const kind = "item whose JSON is larger than its text"
 	task := func(piece string, n int) fields { return fields{"task": strings.Repeat(piece, n)} }
 	return []row{

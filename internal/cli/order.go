@@ -69,7 +69,7 @@ func newCancel(sh *shell) *cobra.Command {
 func newRetry(sh *shell) *cobra.Command {
 	return newOrder(sh, control.Retry, &cobra.Command{
 		Use: "retry", Short: "Have items that failed, got stuck or were cancelled tried again",
-		Long:    "Queue ended items again, their retries, requeues, start failures and iterations counted\nanew. They go on from their pushed branch. Completed items stay as they are.",
+		Long:    "Queue ended items again, their retries, requeues and iterations counted anew.\nThey go on from their pushed branch. Completed items stay as they are.",
 		Example: "  drover retry 01jz\n  drover retry --state failed --reason oom_killed --older-than 1h",
 	}, &orderOptions{})
 }

@@ -62,6 +62,9 @@ func (m *topModel) overviewText() string {
 	for _, reason := range s.NotReady {
 		p.printf("not ready: %s\n", reason)
 	}
+	for _, reason := range s.NotDispatching {
+		p.printf("nothing is dispatched: %s\n", reason)
+	}
 	p.printf("\n")
 	p.table("", m.queueRows())
 	running := m.runningRows()

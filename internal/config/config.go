@@ -24,6 +24,8 @@ const (
 	DefaultMaxInFlight       = 32
 	DefaultReconcileInterval = Duration("30s")
 	DefaultLeaderTTL         = Duration("10s")
+	DefaultLostAfter         = Duration("1m")
+	DefaultSteady            = Duration("15s")
 	DefaultLogLevel          = "info"
 )
 
@@ -115,47 +117,52 @@ type Worker struct {
 	ConsulAddr  string            `hcl:"consul_addr,optional"`  // Consul agent of a worker; its node's if empty
 	SecretsPath string            `hcl:"secrets_path,optional"` // Nomad variable that becomes the worker's environment
 	Datacenters []string          `hcl:"datacenters,optional"`
-	Env         map[string]string `hcl:"env,optional"`   // never a secret
-	Links       map[string]string `hcl:"links,optional"` // label to URL; Nomad's UI shows them beside a worker
+	Env         map[string]string `hcl:"env,optional"`       // never a secret
+	AgentEnv    []string          `hcl:"agent_env,optional"` // names of the worker's variables that agents may see besides the usual ones; PREFIX_* is all that begin so
+	Links       map[string]string `hcl:"links,optional"`     // label to URL; Nomad's UI shows them beside a worker
 	KillTimeout Duration          `hcl:"kill_timeout,optional"`
 }
 
 // ItemDefaults fill what an item leaves open.
 type ItemDefaults struct {
-	Agent         string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
-	Command       []string `hcl:"command,optional"` // of agents of this kind
-	Prompt        string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
-	LoopMode      string   `hcl:"loop_mode,optional"`
-	DonePhrase    string   `hcl:"done_phrase,optional"`
-	BudgetTokens  int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
-	BudgetCostUSD float64  `hcl:"budget_cost_usd,optional"`
-	BudgetTime    Duration `hcl:"budget_time,optional"` // wall clock
-	MemoryMB      int      `hcl:"memory_mb,optional"`
-	MemoryMaxMB   int      `hcl:"memory_max_mb,optional"`
-	Cores         int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
-	CPUMHz        int      `hcl:"cpu_mhz,optional"`
-	PIDs          int      `hcl:"pids,optional"`
-	MaxIterations int      `hcl:"max_iterations,optional"`
-	Timeout       Duration `hcl:"timeout,optional"`
-	HeartbeatTTL  Duration `hcl:"heartbeat_ttl,optional"`
-	StartTimeout  Duration `hcl:"start_timeout,optional"`
-	QueueTimeout  Duration `hcl:"queue_timeout,optional"`
-	TestTimeout   Duration `hcl:"test_timeout,optional"`
-	PRProvider    string   `hcl:"pr_provider,optional"`
-	PRAPIURL      string   `hcl:"pr_api_url,optional"`
+	Agent          string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
+	Command        []string `hcl:"command,optional"` // of agents of this kind
+	Prompt         string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
+	LoopMode       string   `hcl:"loop_mode,optional"`
+	DonePhrase     string   `hcl:"done_phrase,optional"`
+	Uncommitted    string   `hcl:"uncommitted,optional"`   // what becomes of work that an agent does not commit; work.UncommittedCommit if empty
+	BudgetTokens   int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
+	BudgetCostUSD  float64  `hcl:"budget_cost_usd,optional"`
+	BudgetTime     Duration `hcl:"budget_time,optional"` // wall clock
+	MemoryMB       int      `hcl:"memory_mb,optional"`
+	MemoryMaxMB    int      `hcl:"memory_max_mb,optional"`
+	Cores          int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
+	CPUMHz         int      `hcl:"cpu_mhz,optional"`
+	PIDs           int      `hcl:"pids,optional"`
+	MaxIterations  int      `hcl:"max_iterations,optional"`
+	Timeout        Duration `hcl:"timeout,optional"`
+	HeartbeatTTL   Duration `hcl:"heartbeat_ttl,optional"`
+	SilenceTimeout Duration `hcl:"silence_timeout,optional"`
+	IdleTimeout    Duration `hcl:"idle_timeout,optional"`
+	StartTimeout   Duration `hcl:"start_timeout,optional"`
+	QueueTimeout   Duration `hcl:"queue_timeout,optional"`
+	TestTimeout    Duration `hcl:"test_timeout,optional"`
+	PRProvider     string   `hcl:"pr_provider,optional"`
+	PRAPIURL       string   `hcl:"pr_api_url,optional"`
 }
 
 // Retry is what happens to items whose attempt ended.
 type Retry struct {
-	Backoff          []Duration        `hcl:"backoff,optional"`       // before retry 1, 2, …; the last repeats
-	StartBackoff     []Duration        `hcl:"start_backoff,optional"` // after start failure 1, 2, …; the last repeats
+	Backoff          []Duration        `hcl:"backoff,optional"`         // before retry 1, 2, …; the last repeats
+	RequeueBackoff   []Duration        `hcl:"requeue_backoff,optional"` // before requeue 1, 2, … in a row; the last repeats
 	RateLimitWait    Duration          `hcl:"rate_limit_wait,optional"`
 	MaxRetries       int               `hcl:"max_retries,optional"`
-	MaxRequeues      int               `hcl:"max_requeues,optional"`
-	MaxStartFailures int               `hcl:"max_start_failures,optional"`
-	Jitter           float64           `hcl:"jitter,optional"`        // share added to a wait at most, 0 to 1
-	MemoryGrowth     float64           `hcl:"memory_growth,optional"` // factor after an OOM
-	Actions          map[string]string `hcl:"actions,optional"`       // reason to action; others stay as they are
+	MaxRequeues      int               `hcl:"max_requeues,optional"`       // in a row, each while other attempts on the node went on, before the item is stuck
+	Jitter           float64           `hcl:"jitter,optional"`             // share added to a wait at most, 0 to 1
+	MemoryGrowth     float64           `hcl:"memory_growth,optional"`      // factor after an OOM
+	Actions          map[string]string `hcl:"actions,optional"`            // reason to action; others stay as they are
+	StartBackoff     []Duration        `hcl:"start_backoff,optional"`      // of older configurations; has no effect
+	MaxStartFailures int               `hcl:"max_start_failures,optional"` // of older configurations; has no effect
 }
 
 // Orchestrator is how the leader works, and how servers log.
@@ -163,6 +170,8 @@ type Orchestrator struct {
 	MaxInFlight       int      `hcl:"max_in_flight,optional"` // attempts dispatched and not ended, over all queues
 	ReconcileInterval Duration `hcl:"reconcile_interval,optional"`
 	LeaderTTL         Duration `hcl:"leader_ttl,optional"` // silence after which another server may lead
+	LostAfter         Duration `hcl:"lost_after,optional"` // since a worker's Consul session was first seen gone, at least its heartbeat_ttl
+	Steady            Duration `hcl:"steady,optional"`     // for which Consul must have answered before a worker counts as lost
 	LogLevel          string   `hcl:"log_level,optional"`
 	LogFormat         string   `hcl:"log_format,optional"` // LogAuto, LogText or LogJSON
 	// LogLevels are levels of subsystems that differ from LogLevel.
@@ -234,11 +243,12 @@ type Retention struct {
 // not given stays as it is.
 type QueueRetry struct {
 	Backoff          []Duration        `hcl:"backoff,optional"`
-	StartBackoff     []Duration        `hcl:"start_backoff,optional"`
+	RequeueBackoff   []Duration        `hcl:"requeue_backoff,optional"`
 	MaxRetries       *int              `hcl:"max_retries,optional"`
 	MaxRequeues      *int              `hcl:"max_requeues,optional"`
-	MaxStartFailures *int              `hcl:"max_start_failures,optional"`
-	Actions          map[string]string `hcl:"actions,optional"` // reason to action
+	Actions          map[string]string `hcl:"actions,optional"`            // reason to action
+	StartBackoff     []Duration        `hcl:"start_backoff,optional"`      // of older configurations; has no effect
+	MaxStartFailures *int              `hcl:"max_start_failures,optional"` // of older configurations; has no effect
 }
 
 // Override returns what the queue changes, nil if nothing.
@@ -247,8 +257,8 @@ func (r *QueueRetry) Override() *work.RetryOverride {
 		return nil
 	}
 	return &work.RetryOverride{
-		Actions: actions(r.Actions), Backoff: workAll(r.Backoff), StartBackoff: workAll(r.StartBackoff),
-		MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
+		Actions: actions(r.Actions), Backoff: workAll(r.Backoff), RequeueBackoff: workAll(r.RequeueBackoff),
+		MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues,
 	}
 }
 
@@ -265,11 +275,12 @@ func Default() Config {
 		ItemDefaults: ItemDefaults{
 			MemoryMB: d.Resources.MemoryMB, PIDs: d.Resources.PIDs, MaxIterations: d.Limits.MaxIterations,
 			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), StartTimeout: text(d.Limits.StartTimeout),
+			SilenceTimeout: text(d.Limits.SilenceTimeout), IdleTimeout: text(d.Limits.IdleTimeout),
 			QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
 		},
 		Retry: Retry{
-			Backoff: texts(r.Backoff), StartBackoff: texts(r.StartBackoff), RateLimitWait: text(r.RateLimitWait),
-			MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues, MaxStartFailures: r.MaxStartFailures,
+			Backoff: texts(r.Backoff), RequeueBackoff: texts(r.RequeueBackoff), RateLimitWait: text(r.RateLimitWait),
+			MaxRetries: r.MaxRetries, MaxRequeues: r.MaxRequeues,
 			Jitter: r.Jitter, MemoryGrowth: r.MemoryGrowth,
 		},
 		Breaker: Breaker{
@@ -278,7 +289,7 @@ func Default() Config {
 		Retention: Retention{KeepFor: DefaultKeepFor, Keep: DefaultKeep},
 		Orchestrator: Orchestrator{
 			MaxInFlight: DefaultMaxInFlight, ReconcileInterval: DefaultReconcileInterval,
-			LeaderTTL: DefaultLeaderTTL, LogLevel: DefaultLogLevel, LogFormat: LogAuto,
+			LeaderTTL: DefaultLeaderTTL, LostAfter: DefaultLostAfter, Steady: DefaultSteady, LogLevel: DefaultLogLevel, LogFormat: LogAuto,
 		},
 	}
 }
@@ -299,10 +310,12 @@ func (c Config) Defaults() work.Defaults {
 		},
 		Limits: work.Limits{
 			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(),
+			SilenceTimeout: d.SilenceTimeout.work(), IdleTimeout: d.IdleTimeout.work(),
 			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
 		},
-		Test: work.Test{Timeout: d.TestTimeout.work()},
-		PR:   work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
+		Uncommitted: d.Uncommitted,
+		Test:        work.Test{Timeout: d.TestTimeout.work()},
+		PR:          work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
 	}
 	if c.Worker.Driver == DriverDocker {
 		defaults.Image = c.Worker.Image
@@ -314,8 +327,8 @@ func (c Config) Defaults() work.Defaults {
 func (c Config) RetryPolicy() work.RetryPolicy {
 	policy := work.RetryPolicy{
 		Actions: work.DefaultActions(),
-		Backoff: workAll(c.Retry.Backoff), StartBackoff: workAll(c.Retry.StartBackoff), RateLimitWait: c.Retry.RateLimitWait.work(),
-		MaxRetries: c.Retry.MaxRetries, MaxRequeues: c.Retry.MaxRequeues, MaxStartFailures: c.Retry.MaxStartFailures,
+		Backoff: workAll(c.Retry.Backoff), RequeueBackoff: workAll(c.Retry.RequeueBackoff), RateLimitWait: c.Retry.RateLimitWait.work(),
+		MaxRetries: c.Retry.MaxRetries, MaxRequeues: c.Retry.MaxRequeues,
 		Jitter: c.Retry.Jitter, MemoryGrowth: c.Retry.MemoryGrowth,
 	}
 	return policy.With(&work.RetryOverride{Actions: actions(c.Retry.Actions)})
@@ -337,7 +350,7 @@ func (c Config) BreakerPolicy() work.BreakerPolicy {
 func actions(named map[string]string) map[work.Reason]work.Action {
 	actions := make(map[work.Reason]work.Action, len(named))
 	for reason, action := range named {
-		actions[work.Reason(reason)] = work.Action(action)
+		actions[work.Reason(reason)] = work.ParseAction(action)
 	}
 	return actions
 }

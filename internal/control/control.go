@@ -65,6 +65,8 @@ type Status struct {
 	Items       map[work.State]int `json:"items"`
 	InFlight    int                `json:"in_flight"` // attempts dispatched and not ended
 	MaxInFlight int                `json:"max_in_flight"`
-	// NotReady says why items are not taken or not dispatched at the moment; empty if they are.
+	// NotReady says why items are not taken at the moment; empty if they are.
 	NotReady []string `json:"not_ready,omitempty"`
+	// NotDispatching says why items are taken and none is dispatched; empty if they are.
+	NotDispatching []string `json:"not_dispatching,omitempty"`
 }

@@ -11,6 +11,7 @@ type WaitKind string
 
 // What a queued item can wait for. An item that nothing holds back waits for its turn.
 const (
+	WaitNomad       WaitKind = "nomad"        // Nomad to answer
 	WaitTime        WaitKind = "not_before"   // its own earliest start, or the pause before a retry
 	WaitDependency  WaitKind = "dependency"   // an item that is to complete first
 	WaitPaused      WaitKind = "queue_paused" // an operator
@@ -28,7 +29,7 @@ const (
 func WaitKinds() []WaitKind {
 	return []WaitKind{
 		WaitTime, WaitDependency, WaitPaused, WaitQueueLimit, WaitServerLimit, WaitRate, WaitBudget,
-		WaitRateLimited, WaitBreaker, WaitPaths, WaitTurn,
+		WaitRateLimited, WaitBreaker, WaitPaths, WaitTurn, WaitNomad,
 	}
 }
 

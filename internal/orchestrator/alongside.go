@@ -99,7 +99,7 @@ func (o *Orchestrator) alongsideEnd(ctx context.Context, x *escort, item *work.I
 	}
 	x.taken = append(x.taken, func() {
 		o.setBreaker(b, next)
-		o.line(item.Spec.Queue).spend(spent{at: a.EndedAt, tokens: a.Tokens.In + a.Tokens.Out, costUSD: a.CostUSD})
+		o.line(item.Spec.Queue).spend(o.unsampled(a))
 		if was.State != next.State && !next.Closed() {
 			o.log.Warn("the breaker of a repository is not closed", "repository", next.Repository, "state", next.State, "why", next.Why, "until", next.Until)
 		}

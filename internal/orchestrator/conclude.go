@@ -9,8 +9,9 @@ import (
 	"drover/internal/work"
 )
 
-// claimTries bounds how often an attempt's end is stored anew because its
-// worker claimed it in the same moment. A claim is made once, so twice is enough.
+// claimTries bounds how often an attempt's end is stored anew because its worker
+// claimed it in the same moment. A worker takes its attempt back once a second at
+// most, so a few tries are enough.
 const claimTries = 3
 
 // endingOf is the end a worker reported.
@@ -21,7 +22,7 @@ func endingOf(r work.Result) work.Ending {
 		Result: &r, Iteration: r.Iteration, Tokens: r.Tokens, Commit: r.RemoteCommit, RetryAt: r.RetryAt,
 		CostUSD: r.CostUSD, Conversation: r.Conversation,
 	}
-	if r.Reason == work.ReasonCompleted && !r.Proven() {
+	if r.Reason.AttemptState() == work.AttemptCompleted && !r.Proven() {
 		end.Reason = work.ReasonCrashed
 		end.Detail = fmt.Sprintf("reported commit %q as its work, but saw the remote branch at %q", r.Commit, r.RemoteCommit)
 	}
@@ -57,6 +58,7 @@ func (o *Orchestrator) end(ctx context.Context, e *entry, a work.AttemptID, end 
 	if err != nil {
 		return err
 	}
+	end.Witnessed = o.witnessed(e.item.Load(), end)
 	for try := 1; ; try++ {
 		claim, index, err := o.store.Claim(ctx, a)
 		if err != nil {
@@ -65,6 +67,14 @@ func (o *Orchestrator) end(ctx context.Context, e *entry, a work.AttemptID, end 
 		if end.Result == nil && end.Allocation != "" && claim.Allocation != "" && claim.Allocation != end.Allocation {
 			return nil // a twin's end: another allocation runs the attempt
 		}
+		if end.Session != "" && end.Result == nil && claim.Session != end.Session {
+			return nil // its worker has taken the attempt back meanwhile
+		}
+		end := end
+		if index == 0 && end.Result == nil {
+			end = end.Unclaimed()
+		}
+		end = o.withLastWords(ctx, end)
 		claim.Ended, claim.EndedAt = true, time.Now().UTC()
 		along := []work.Change{{CloseClaim: &work.CloseClaim{Claim: claim, Index: index}}}
 		if end.Result != nil {

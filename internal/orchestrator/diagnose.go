@@ -33,7 +33,7 @@ func (o *Orchestrator) diagnose(ctx context.Context, item *work.Item, explanatio
 	now := time.Now()
 	if err := o.cluster.Check(ctx); err != nil && !item.State.Terminal() {
 		d.say("Nomad can't be reached: nothing is dispatched, and nothing of what runs is seen: %v", err)
-		d.advise("See to Nomad; drover goes on by itself once it answers. Attempts that run are not ended for it.")
+		d.advise("See to Nomad; drover goes on by itself once it answers. Attempts that run go on, and report through Consul.")
 	}
 	switch current := item.Current(); item.State {
 	case work.StateQueued:
@@ -68,6 +68,7 @@ func (d diagnosis) queued(item *work.Item, now time.Time) {
 
 // waitAdvice is what a person can do about what an item waits for.
 var waitAdvice = map[control.WaitKind]string{
+	control.WaitNomad:       "See to Nomad; the item is kept, and drover goes on by itself once it answers.",
 	control.WaitDependency:  "See to the item it depends on: drover explain tells why that is where it is.",
 	control.WaitPaused:      "drover queue resume lets the queue run again.",
 	control.WaitQueueLimit:  "The queue's max_in_flight bounds it: raise it, or wait for an attempt to end.",
@@ -140,25 +141,55 @@ func (o *Orchestrator) diagnoseRun(ctx context.Context, d diagnosis, item *work.
 	switch {
 	case err != nil:
 		d.say("Consul can't be reached, so how far it is is not known: %v", err)
-		d.advise("See to Consul. A worker that can't reach it for %s stops its agent; what is pushed stays.", limits.HeartbeatTTL)
+		d.advise("See to Consul. A worker that can't reach it pushes nothing while its agent goes on, and takes its attempt back. An attempt that it can't take back is run again; no retry is spent.")
 	case progress == nil:
 		d.say("Its worker has not said how far it is yet.")
+		o.diagnoseUnclaimed(ctx, d, a, now)
 	default:
 		tool := ""
 		if progress.LastTool != "" {
 			tool = ", last at " + progress.LastTool
 		}
-		d.say("It is %s, in iteration %d of %d%s; it said so %s ago.", doing(progress.Phase), progress.Iteration, limits.MaxIterations, tool, rounded(now.Sub(progress.At)))
+		d.say("It is %s, in iteration %d of %d%s.", doing(progress.Phase), progress.Iteration, limits.MaxIterations, tool)
 	}
-	if heard := o.lastBeat(a.ID); heard.at.IsZero() {
-		d.say("This leader has not heard a heartbeat of it yet; without one for %s it is ended as %s.", limits.HeartbeatTTL, work.ReasonHeartbeatLost)
-	} else {
-		d.say("Its last heartbeat came %s ago; without one for %s it is ended as %s.", rounded(now.Sub(heard.at)), limits.HeartbeatTTL, work.ReasonHeartbeatLost)
-		if now.Sub(heard.at) > limits.HeartbeatTTL.Std()/2 {
-			d.advise("It has been silent for long: drover logs %s --follow shows whether it hangs.", item.ID)
-		}
-	}
+	o.diagnoseLife(d, item, a, progress, now)
 	d.say("Its time is up at %s.", stamp(a.StartedAt.Add(limits.Timeout.Std())))
+}
+
+// claimPatience is how long a container runs before it is told that its worker has
+// not claimed the attempt.
+const claimPatience = 5 * time.Second
+
+// diagnoseUnclaimed is about a worker that does not reach Consul: it says so on its
+// standard error.
+func (o *Orchestrator) diagnoseUnclaimed(ctx context.Context, d diagnosis, a *work.Attempt, now time.Time) {
+	if now.Sub(a.StartedAt) < claimPatience {
+		return
+	}
+	if _, index, err := o.store.Claim(ctx, a.ID); err != nil || index != 0 {
+		return
+	}
+	said := ""
+	if line := o.lastLine(ctx, a.Allocation); line != "" {
+		said = " It said last: " + line
+	}
+	d.say("Its worker has not claimed the attempt in Consul, so it may not reach Consul from node %s.%s", a.Node, said)
+	d.advise("drover doctor checks the way from the nodes to Consul.")
+}
+
+// diagnoseLife is about whether an attempt's worker and agent live.
+func (o *Orchestrator) diagnoseLife(d diagnosis, item *work.Item, a *work.Attempt, progress *work.Progress, now time.Time) {
+	last, check := o.lastSign(a, progress), o.beatOf(a.ID)
+	d.say("The last sign of life of its worker came %s ago, from %s.", rounded(now.Sub(last.at)), last.from)
+	switch suspicion := a.Suspicion; {
+	case suspicion != nil:
+		until := suspicion.Since.Add(item.LostAfter(o.cfg.LostAfter))
+		d.say("Its Consul session is gone since %s. Its worker may take the attempt back; if it does not until %s, the attempt ends as %s and no retry is spent.", stamp(suspicion.Since), stamp(until), work.ReasonUnreachable)
+		d.advise("drover doctor checks the way from the nodes to Consul.")
+	case check.Silent:
+		d.say("Its worker lives, and its agent says nothing: %s.", strings.TrimSuffix(check.Output, "."))
+		d.advise("drover logs %s --follow shows whether the agent hangs.", item.ID)
+	}
 }
 
 // doing is what a worker does in a phase.
@@ -216,11 +247,11 @@ func (d diagnosis) ended(item *work.Item) {
 // endAdvice is what a person can do about an item that ended, by the reason of its last attempt.
 var endAdvice = map[work.Reason]string{
 	work.ReasonStuck:            "The agent gave up: read what it said (drover logs), make the task clearer or smaller, then drover retry.",
-	work.ReasonMaxIterations:    "It used up its iterations: make the task smaller, or raise limits.max_iterations, then drover retry.",
+	work.ReasonMaxIterations:    "It used up its iterations or turns: make the task smaller, or raise limits.max_iterations or the agent's own limit, then drover retry.",
 	work.ReasonAgentError:       "Its agent failed again and again: drover logs tells how; mend the agent or its image, then drover retry.",
 	work.ReasonOOMKilled:        "It needs more memory: raise resources.memory_mb, or memory_max_mb for what it may grow to, then drover retry.",
 	work.ReasonCrashed:          "Its process died without a result: drover logs and the attempt's task events tell how; then drover retry.",
-	work.ReasonHeartbeatLost:    "Its agent hung: drover logs tells at what; a longer limits.heartbeat_ttl helps where that was honest work.",
+	work.ReasonHeartbeatLost:    "Its agent hung: drover logs tells at what; then drover retry.",
 	work.ReasonTimeout:          "It took longer than limits.timeout: raise that, or make the task smaller, then drover retry.",
 	work.ReasonKilledByOperator: "A person ended it; drover retry runs it again.",
 	work.ReasonNodeLost:         "Its nodes went away too often: see to them (nomad node status), then drover retry.",
@@ -231,7 +262,7 @@ var endAdvice = map[work.Reason]string{
 	work.ReasonRateLimited:      "It was told to wait for too long: see to the limits of the model or the forge, then drover retry.",
 	work.ReasonLocked:           "Its paths were held by another attempt for too long: drover locks list says by whose; then drover retry.",
 	work.ReasonNoWork:           "Its agent changed nothing and said nothing: read its output (drover logs), check its command and credentials, then drover retry.",
-	work.ReasonSilent:           "Its agent printed nothing for too long: drover logs shows the last it did; raise the limit of silence where that was honest work, then drover retry.",
+	work.ReasonSilent:           "Its agent printed nothing for too long: drover logs shows the last it did; raise limits.silence_timeout or idle_timeout where that was honest work, then drover retry.",
 	work.ReasonPushRefused:      "The git server refuses its commits: the attempt's sentence names the rule; change the task or the server's rule, then drover retry.",
 	work.ReasonFenced:           "Its workers lost Consul too often: drover doctor checks the way from the nodes to Consul; then drover retry.",
 	work.ReasonUnreachable:      "Its workers did not reach Consul: drover doctor checks the way from the nodes to Consul; then drover retry.",

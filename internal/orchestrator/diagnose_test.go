@@ -232,7 +232,7 @@ func TestExplainsARunningAttempt(t *testing.T) {
 	defer close(end)
 	id := c.submit(s, 1)[0]
 	item := c.await(id, inState(work.StateInProgress))
-	c.wantExplained(s, id, "Attempt 1 runs on node ", "Its worker has not said how far it is yet.", "This leader has not heard a heartbeat of it yet", "Its time is up at ")
+	c.wantExplained(s, id, "Attempt 1 runs on node ", "Its worker has not said how far it is yet.", "The last sign of life of its worker came ", "from Nomad, which started it", "Its time is up at ")
 
 	attempt := item.CurrentID()
 	c.put("progress/"+string(attempt), work.Progress{Attempt: attempt, At: time.Now(), Phase: work.PhaseAgent, Iteration: 3, LastTool: "Edit main.go"})
@@ -246,7 +246,21 @@ func TestExplainsARunningAttempt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.wantExplained(s, id, "It is running its agent, in iteration 3 of 20, last at Edit main.go; it said so ", "Its last heartbeat came ", "without one for 2m0s it is ended as heartbeat_lost")
+	c.wantExplained(s, id, "It is running its agent, in iteration 3 of 20, last at Edit main.go.", "The last sign of life of its worker came ", "from its progress")
+	testkit.Eventually(t, patience, func() error {
+		if err := c.consul.Agent().UpdateTTL(check, "iteration 4, "+time.Now().String(), consulapi.HealthPassing); err != nil {
+			return err
+		}
+		e, err := s.Explain(t.Context(), id)
+		if err == nil && !strings.Contains(strings.Join(e.Facts, "\n"), "from its heartbeat") {
+			err = fmt.Errorf("nothing is said of a heartbeat in\n%s", strings.Join(e.Facts, "\n"))
+		}
+		return err
+	})
+	if err := c.consul.Agent().UpdateTTL(check, "silent since 10:00", consulapi.HealthWarning); err != nil {
+		t.Fatal(err)
+	}
+	c.wantExplained(s, id, "Its worker lives, and its agent says nothing: silent since 10:00.", "--follow shows whether the agent hangs")
 }
 
 func TestExplainsThatNomadOrConsulIsAway(t *testing.T) {
@@ -261,9 +275,11 @@ func TestExplainsThatNomadOrConsulIsAway(t *testing.T) {
 
 	waiting := c.submit(s, 1, func(spec *work.Spec) { spec.NotBefore = time.Now().Add(2 * time.Second) })[0]
 	nomadLine.Cut() // before it is due
-	c.wantExplained(s, running, "Nomad can't be reached: nothing is dispatched", "Attempts that run are not ended for it.")
-	c.await(waiting, inState(work.StateAssigned))
-	c.wantExplained(s, waiting, "Nomad can't be reached", "and Nomad has not taken its dispatch yet: ")
+	c.wantExplained(s, running, "Nomad can't be reached: nothing is dispatched", "Attempts that run go on, and report through Consul.")
+	away := c.wantExplained(s, waiting, "Nomad can't be reached", "It waits for Nomad, which does not answer since ")
+	if away.State != work.StateQueued || !strings.HasPrefix(away.Why, "it waits for Nomad") {
+		t.Errorf("state = %s, why = %q, want queued, and that it waits for Nomad", away.State, away.Why)
+	}
 	nomadLine.Mend()
 	c.await(waiting, inState(work.StateInProgress))
 
@@ -317,7 +333,7 @@ func TestExplainsHowAnItemEnded(t *testing.T) {
 			if task == string(work.ReasonRateLimited) {
 				spec.Queue = "codex" // it slows its queue down
 			}
-			spec.Task, spec.Retry = task, &work.RetryOverride{MaxRetries: &none, MaxRequeues: &none, MaxStartFailures: &none, Actions: map[work.Reason]work.Action{work.ReasonRateLimited: work.ActFail, work.ReasonLocked: work.ActFail}}
+			spec.Task, spec.Retry = task, &work.RetryOverride{MaxRetries: &none, MaxRequeues: &none, Actions: map[work.Reason]work.Action{work.ReasonRateLimited: work.ActFail, work.ReasonLocked: work.ActFail}}
 		})[0]
 	}
 	for task, texts := range map[string][]string{

@@ -16,6 +16,11 @@ const idleCheck = time.Minute
 
 // dispatchLoop keeps as many attempts in flight as may be.
 func (o *Orchestrator) dispatchLoop(ctx context.Context) error {
+	select {
+	case <-o.asked: // without Nomad, items wait where they are
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	for {
 		for _, e := range o.takeDoomed() {
 			o.spawn(ctx, func() { o.complain("item not ended", e.item.Load().ID, o.doom(ctx, e)) })
@@ -44,7 +49,7 @@ func (o *Orchestrator) dispatchLoop(ctx context.Context) error {
 func (o *Orchestrator) next() *entry {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.queue.Running() >= o.cfg.MaxInFlight {
+	if o.queue.Running() >= o.cfg.MaxInFlight || o.away.Load() != nil {
 		return nil
 	}
 	now := time.Now()
@@ -65,7 +70,7 @@ func (o *Orchestrator) untilDue() time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	pause := idleCheck
-	if o.queue.Running() >= o.cfg.MaxInFlight {
+	if o.queue.Running() >= o.cfg.MaxInFlight || o.away.Load() != nil {
 		return pause
 	}
 	now := time.Now()
@@ -128,6 +133,7 @@ func (o *Orchestrator) send(ctx context.Context, e *entry) error {
 		return err
 	}
 	// Nomad's trouble is not the item's: it stays assigned and is sent again.
+	nudge(o.look)
 	why := fmt.Sprintf("attempt %d waits for Nomad: %v", envelope.Attempt.Number(), err)
 	if item.Why == why {
 		return err

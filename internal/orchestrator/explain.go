@@ -50,6 +50,7 @@ type facts struct {
 	queue     []control.Wait
 	breaker   *work.Breaker // nil unless it keeps the item waiting
 	holders   []control.Wait
+	away      *outage // of Nomad; nil while it answers
 	ahead     int
 	inFlight  int // over all queues
 	maxFlight int
@@ -59,7 +60,7 @@ type facts struct {
 func (o *Orchestrator) facts(item *work.Item, now time.Time) facts {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f := facts{item: item, now: now, inFlight: o.queue.Running(), maxFlight: o.cfg.MaxInFlight}
+	f := facts{item: item, now: now, away: o.away.Load(), inFlight: o.queue.Running(), maxFlight: o.cfg.MaxInFlight}
 	for _, id := range item.Spec.DependsOn {
 		if e := o.entries[id]; e != nil && e.item.Load().State != work.StateCompleted {
 			f.depends = append(f.depends, e.item.Load())
@@ -86,6 +87,9 @@ func (o *Orchestrator) facts(item *work.Item, now time.Time) facts {
 // explain says what an item waits for, one thing at least. What takes a person
 // or the longest to end comes first.
 func explain(f facts) (waits []control.Wait) {
+	if f.away != nil {
+		waits = append(waits, control.Wait{Kind: control.WaitNomad, Since: f.away.since, Sentence: f.away.sentence()})
+	}
 	for _, other := range f.depends {
 		waits = append(waits, control.Wait{
 			Kind: control.WaitDependency, Item: other.ID, Sentence: fmt.Sprintf("item %s, on which it depends, is %s", other.ID, other.State),

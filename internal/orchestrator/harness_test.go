@@ -108,7 +108,7 @@ func (c *cluster) start(f faults) *server {
 	}
 	retry := work.DefaultRetryPolicy()
 	retry.Backoff = []work.Duration{work.Duration(10 * time.Millisecond)}
-	retry.StartBackoff = retry.Backoff
+	retry.RequeueBackoff = retry.Backoff
 	log := hclog.NewNullLogger()
 	if os.Getenv("DROVER_TEST_LOG") != "" {
 		log = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug})
@@ -245,6 +245,11 @@ type run struct {
 	stdout   io.Writer
 	stderr   io.Writer
 	signals  chan syscall.Signal
+}
+
+// claim claims the attempt as the worker does first, without a session.
+func (r *run) claim() {
+	r.put("claims/"+string(r.envelope.Attempt), work.Claim{Attempt: r.envelope.Attempt, Allocation: r.alloc, At: time.Now()})
 }
 
 // report stores a result as the worker would.

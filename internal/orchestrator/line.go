@@ -28,12 +28,16 @@ type line struct {
 	spent    []spent       // within budgetWindow, the oldest first
 }
 
-// spent is what an attempt used.
+// spent is what an attempt used, or some have used while they run.
 type spent struct {
 	at      time.Time
 	tokens  int64
 	costUSD float64
+	sample  bool // of running attempts: those of a minute are kept as one
 }
+
+// sampleSpan is over what samples are kept as one.
+const sampleSpan = time.Minute
 
 func newLine(name string, declared *Queue) *line {
 	l := &line{latch: newLatch(), name: name, declared: declared}
@@ -75,9 +79,15 @@ func (l *line) dispatched(at time.Time) {
 }
 
 func (l *line) spend(s spent) {
-	if s.tokens > 0 || s.costUSD > 0 {
-		l.spent = append(l.spent, s)
+	if s.tokens <= 0 && s.costUSD <= 0 {
+		return
 	}
+	if n := len(l.spent); s.sample && n > 0 && l.spent[n-1].sample && s.at.Sub(l.spent[n-1].at) < sampleSpan {
+		l.spent[n-1].tokens += s.tokens
+		l.spent[n-1].costUSD += s.costUSD
+		return
+	}
+	l.spent = append(l.spent, s)
 }
 
 // used returns what was used within the window.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -27,10 +28,44 @@ func (w *world) claim(a *work.Allocation) bool {
 	session := "session of " + a.ID
 	w.sessions[session] = true
 	w.claims[a.Attempt] = work.Claim{Attempt: a.Attempt, Allocation: a.ID, Session: session}
-	w.claimAt[a.Attempt] = uint64(w.serial)
+	w.claimAt[a.Attempt], w.wrote[a.Attempt] = uint64(w.serial), uint64(w.serial)
 	w.critical[a.Attempt] = false
 	w.worked[a.Attempt]++
 	return true
+}
+
+// reclaim is what a worker does that lost its session, once a second: it takes the
+// attempt back if nobody wrote the claim since. The caller holds mu.
+func (w *world) reclaim(a work.Allocation) {
+	claim := w.claims[a.Attempt]
+	if claim.Allocation != a.ID || claim.Ended || w.sessions[claim.Session] || w.claimAt[a.Attempt] != w.wrote[a.Attempt] {
+		return
+	}
+	w.serial++
+	claim.Session = fmt.Sprint("session ", w.serial, " of ", a.ID)
+	w.sessions[claim.Session] = true
+	w.claims[a.Attempt], w.claimAt[a.Attempt], w.wrote[a.Attempt] = claim, uint64(w.serial), uint64(w.serial)
+	w.critical[a.Attempt] = false
+	delete(w.lostAt, a.Attempt)
+	w.bump()
+}
+
+// leave ends the session of a worker that exits, at once where it gives it up,
+// or else once its TTL is over. The caller holds mu.
+func (w *world) leave(a *work.Allocation, code int, ttl time.Duration) {
+	claim := w.claims[a.Attempt]
+	if claim.Allocation != a.ID {
+		return
+	}
+	w.exits[a.Attempt] = code
+	if !w.sessions[claim.Session] {
+		return
+	}
+	if killed := code == 137 || code == 139; killed {
+		w.dying[claim.Session] = time.Now().Add(ttl)
+		return
+	}
+	w.endSession(claim.Session)
 }
 
 // run starts a pending allocation; a worker that can't claim ends at once.
@@ -54,6 +89,7 @@ func (w *world) exit(child *work.Child, i, code int, oom bool) {
 	a.Task.Events = append(a.Task.Events, work.TaskEvent{Type: work.TaskTerminated, Details: map[string]string{
 		"exit_code": fmt.Sprint(code), "signal": "0", "oom_killed": fmt.Sprint(oom),
 	}})
+	w.leave(a, code, work.DefaultHeartbeatTTL.Std())
 	w.tell(*a)
 }
 
@@ -91,7 +127,7 @@ type step struct {
 // steps by what they do. Those named twice happen twice as often.
 var happenings = []string{
 	"submit", "submit", "place", "place", "complete", "complete", "stuck", "agent_error", "crash", "oom", "exit_silently",
-	"node_lost", "twin", "stop_by_hand", "purge_by_hand", "go_silent", "late_result", "duplicate_event", "lose_events", "hear_events",
+	"node_lost", "twin", "stop_by_hand", "purge_by_hand", "go_silent", "go_silent", "lose_sessions", "reclaim", "reclaim", "fenced", "no_consul", "nomad_forgets", "release_locks", "late_result", "duplicate_event", "lose_events", "hear_events",
 	"submit_paths", "submit_paths", "submit_paths", "submit_dependant", "submit_key", "git_auth_failed", "rate_limited", "lock", "unlock",
 	"pause", "resume", "trip", "reset",
 	"kill_leader", "kill_leader", "nomad_down", "nomad_up", "consul_down", "consul_up", "cancel", "second", "minute", "hour",
@@ -199,6 +235,8 @@ func (m *model) apply(st step) {
 		m.operate(st.what, st.n)
 	case "cancel":
 		m.cancelOne(st.n)
+	case "release_locks":
+		m.releaseLocks(st.n)
 	case "kill_leader":
 		m.kill()
 	case "second", "minute", "hour":
@@ -250,6 +288,15 @@ func (m *model) cancelOne(n int) {
 	_, _ = m.o.Order(ctx, m.ids[n%len(m.ids)], control.Order{Verb: control.Cancel, By: "the model"}) // refused for an item that has ended
 }
 
+func (m *model) releaseLocks(n int) {
+	if len(m.ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, _ = m.o.ReleaseLocks(ctx, control.LockRelease{ID: m.ids[n%len(m.ids)], By: "the model"}) // refused where none is held
+}
+
 // happen changes the world. The caller holds mu.
 func (m *model) happen(s step) {
 	switch s.what {
@@ -276,6 +323,16 @@ func (m *model) happen(s step) {
 	case "unlock":
 		clear(m.locks)
 		m.bump()
+	case "lose_sessions": // Consul's client agent leaves and joins again
+		for session := range maps.Clone(m.sessions) {
+			m.endSession(session)
+		}
+	case "reclaim":
+		if !m.consulDown {
+			for _, found := range m.alive(work.ClientRunning) {
+				m.reclaim(found.child.Allocations[found.i])
+			}
+		}
 	case "place":
 		if found := m.alive(work.ClientPending); len(found) > 0 && !m.consulDown {
 			pick := found[s.n%len(found)]
@@ -318,7 +375,8 @@ func (m *model) happenTo(what string, child *work.Child, i int) {
 	a := child.Allocations[i]
 	switch what {
 	case "complete", "stuck", "agent_error", "git_auth_failed", "rate_limited":
-		if !m.consulDown && m.claims[a.Attempt].Allocation == a.ID && !m.claims[a.Attempt].Ended {
+		claim := m.claims[a.Attempt]
+		if !m.consulDown && claim.Allocation == a.ID && !claim.Ended && m.sessions[claim.Session] {
 			reason := work.Reason(what)
 			if what == "complete" {
 				reason = work.ReasonCompleted
@@ -342,12 +400,21 @@ func (m *model) happenTo(what string, child *work.Child, i int) {
 	case "stop_by_hand", "purge_by_hand":
 		m.stop(child.ID, what == "purge_by_hand")
 	case "go_silent":
-		if _, ok := m.critical[a.Attempt]; ok {
-			m.critical[a.Attempt] = true
-			delete(m.locks, a.Attempt)
-			delete(m.sessions, m.claims[a.Attempt].Session)
-			m.bump()
+		if m.claims[a.Attempt].Allocation == a.ID {
+			m.endSession(m.claims[a.Attempt].Session)
 		}
+	case "fenced":
+		if claim := m.claims[a.Attempt]; claim.Allocation == a.ID && (claim.Ended || !m.sessions[claim.Session]) {
+			m.exit(child, i, work.WorkerExitFenced, false)
+		}
+	case "no_consul":
+		if m.claims[a.Attempt].Allocation != a.ID {
+			m.exit(child, i, work.WorkerExitNoConsul, false)
+		}
+	case "nomad_forgets": // and ends what it does not know
+		m.exit(child, i, 137, false)
+		delete(m.children, child.ID)
+		delete(m.tokens, child.Attempt)
 	}
 }
 
@@ -380,6 +447,7 @@ func (m *model) settle() error {
 			m.run(pick.child, pick.i)
 		}
 		for _, pick := range m.alive(work.ClientRunning) {
+			m.reclaim(pick.child.Allocations[pick.i])
 			m.happenTo("complete", pick.child, pick.i)
 		}
 		clear(m.locks)

@@ -2,8 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"drover/internal/wait"
@@ -16,6 +14,11 @@ const retryPause = time.Second
 // eventLoop follows Nomad's event stream. Whenever it breaks, everything is
 // compared anew, because the stream can skip events without a word.
 func (o *Orchestrator) eventLoop(ctx context.Context) error {
+	select {
+	case <-o.listed: // from where to watch is known
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	for {
 		err := o.cluster.Watch(ctx, o.index.Load(), func(a work.Allocation) {
 			o.eventSeen(a)
@@ -88,6 +91,7 @@ func (o *Orchestrator) resultLoop(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
+			o.steady.failed()
 			o.complain("results not read", "", err)
 			if err := wait.For(ctx, retryPause); err != nil {
 				return err
@@ -129,65 +133,4 @@ func (o *Orchestrator) late(ctx context.Context, e *entry, r work.Result) {
 		o.logOf(r.Attempt).Info("late result kept for the record", "reason", r.Reason)
 	}
 	o.complain("late result not kept", r.Attempt, err)
-}
-
-// heartbeatLoop ends attempts whose check went critical.
-func (o *Orchestrator) heartbeatLoop(ctx context.Context) error {
-	var index uint64
-	for {
-		beats, next, err := o.store.Heartbeats(ctx, index)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
-			o.complain("heartbeats not read", "", err)
-			if err := wait.For(ctx, retryPause); err != nil {
-				return err
-			}
-			continue
-		}
-		index = next
-		o.heard(beats, time.Now())
-		for _, beat := range beats {
-			if beat.Critical {
-				o.spawn(ctx, func() { o.silent(ctx, beat) })
-			}
-		}
-	}
-}
-
-// silent ends an attempt that gave no sign of life for its TTL, unless Nomad
-// knows better why it is silent: the earliest proof of death wins.
-func (o *Orchestrator) silent(ctx context.Context, beat work.Heartbeat) {
-	e := o.entry(beat.Attempt.Item())
-	if e == nil {
-		return
-	}
-	item := e.item.Load()
-	current := item.Current()
-	if current == nil || current.ID != beat.Attempt || current.State.Terminal() {
-		return
-	}
-	if current.Child != "" {
-		child, err := o.cluster.Child(ctx, current.Child)
-		if err != nil && !errors.Is(err, work.ErrNotFound) {
-			o.complain("silent attempt not looked up", beat.Attempt, err)
-			return
-		}
-		for _, a := range child.Allocations {
-			if a.Ended() && (current.Allocation == "" || a.ID == current.Allocation) {
-				o.conclude(ctx, e, beat.Attempt, a.Ending())
-				return
-			}
-		}
-	}
-	detail := fmt.Sprintf("no sign of life for %s; last: %s", item.Spec.Limits.HeartbeatTTL, orNothing(beat.Output))
-	o.conclude(ctx, e, beat.Attempt, work.Ending{Reason: work.ReasonHeartbeatLost, Detail: detail})
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "nothing"
-	}
-	return s
 }

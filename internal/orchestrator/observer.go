@@ -39,35 +39,6 @@ func (o *Orchestrator) eventSeen(a work.Allocation) {
 	}
 }
 
-// beat is a running attempt's last sign of life that the leader saw.
-type beat struct {
-	at     time.Time
-	output string
-}
-
-// heard takes note of the heartbeats that Consul has. A check's output changes
-// with each of them; without a change nothing was heard.
-func (o *Orchestrator) heard(beats []work.Heartbeat, now time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	heard := make(map[work.AttemptID]beat, len(beats))
-	for _, b := range beats {
-		last, known := o.beats[b.Attempt]
-		if !known || last.output != b.Output {
-			last = beat{at: now, output: b.Output}
-		}
-		heard[b.Attempt] = last
-	}
-	o.beats = heard
-}
-
-// lastBeat returns an attempt's last sign of life; its time is zero if none was heard.
-func (o *Orchestrator) lastBeat(a work.AttemptID) beat {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.beats[a]
-}
-
 // Census counts the items as they stand now.
 func (o *Orchestrator) Census(now time.Time) control.Census {
 	type group struct {
@@ -86,8 +57,8 @@ func (o *Orchestrator) Census(now time.Time) control.Census {
 		}
 		counted[key] = g
 		if item.State == work.StateInProgress {
-			if heard := o.lastBeat(item.CurrentID()); !heard.at.IsZero() {
-				census.HeartbeatAge = max(census.HeartbeatAge, now.Sub(heard.at))
+			if sign := o.lastSign(item.Current(), nil); !sign.at.IsZero() {
+				census.HeartbeatAge = max(census.HeartbeatAge, now.Sub(sign.at))
 			}
 		}
 	}

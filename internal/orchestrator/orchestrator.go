@@ -12,6 +12,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ import (
 const (
 	DefaultMaxInFlight    = 32
 	DefaultReconcileEvery = 30 * time.Second
+	DefaultLostAfter      = time.Minute
+	DefaultSteady         = 15 * time.Second
 )
 
 // maxParallel is how many attempts are dispatched, observed or cleaned up at a
@@ -48,7 +51,9 @@ type Config struct {
 	Breaker        work.BreakerPolicy
 	Retention      Retention
 	ReconcileEvery time.Duration
-	KVPrefix       string // handed to the workers
+	LostAfter      time.Duration // since a worker's session was first seen gone, at least its TTL; DefaultLostAfter if 0
+	Steady         time.Duration // for which Consul must have answered without fail before that counts; DefaultSteady if 0
+	KVPrefix       string        // handed to the workers
 	Observer       Observer
 	Traced         bool // workers are told which trace they belong to
 }
@@ -67,7 +72,12 @@ type Orchestrator struct {
 	slots    chan struct{} // bounds work done in parallel
 	wake     chan struct{} // something may be dispatched
 	look     chan struct{} // reconcile now
+	doubt    chan struct{} // a worker may be lost
+	steady   steadiness    // of what Consul answers
+	away     atomic.Pointer[outage]
 	index    atomic.Uint64 // of Nomad, from which to watch
+	asked    chan struct{} // closed once it is known whether Nomad answers
+	listed   chan struct{} // closed once Nomad's children are known
 	ready    chan struct{} // closed when the stored items are loaded
 	tasks    *errgroup.Group
 	feed     *feed
@@ -94,6 +104,7 @@ type Orchestrator struct {
 	repos      map[string]*repository     // by URL
 	reported   map[string]bool            // children that are not ours, said once
 	beats      map[work.AttemptID]beat
+	sampled    map[work.AttemptID]spent // of what attempts under way have used, what their queue's budget has counted
 }
 
 // entry is one item. It is locked over a whole transition, so that transitions
@@ -146,12 +157,13 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 	if cfg.Observer == nil {
 		cfg.Observer = Unobserved{}
 	}
+	cfg.LostAfter, cfg.Steady = cmp.Or(cfg.LostAfter, DefaultLostAfter), cmp.Or(cfg.Steady, DefaultSteady)
 	o := &Orchestrator{
 		submitting: newLatch(), lines: map[string]*line{}, breakers: map[string]*breaker{}, broken: map[string]*breaker{}, keys: map[string]string{}, arriving: map[string]bool{}, dependants: map[string]map[string]bool{},
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
-		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1), doubt: make(chan struct{}, 1), asked: make(chan struct{}), listed: make(chan struct{}),
 		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
-		cleaning: map[work.AttemptID]bool{}, repos: map[string]*repository{}, reported: map[string]bool{},
+		cleaning: map[work.AttemptID]bool{}, sampled: map[work.AttemptID]spent{}, repos: map[string]*repository{}, reported: map[string]bool{},
 	}
 	for name, settings := range cfg.Queues {
 		o.lines[name] = newLine(name, &settings)
@@ -169,11 +181,10 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 	group, ctx = errgroup.WithContext(ctx)
 	o.tasks, o.term = group, ctx
 	close(o.ready)
-	if err := o.reconcile(ctx); err != nil {
-		o.log.Warn("first comparison failed, trying again", "error", err)
-		nudge(o.look)
-	}
-	for _, loop := range []func(context.Context) error{o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop} {
+	nudge(o.look)
+	for _, loop := range []func(context.Context) error{
+		o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.workerLoop, o.budgetLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop,
+	} {
 		group.Go(func() error { return loop(ctx) })
 	}
 	return group.Wait()

@@ -68,20 +68,37 @@ func TestManyItemsRunOnceEach(t *testing.T) {
 func TestEndingsSeenFromOutside(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]struct {
-		exit   nomadd.Exit
-		reason work.Reason
+		exit      nomadd.Exit
+		unclaimed bool // it ended before it claimed its attempt
+		reason    work.Reason
+		says      string
 	}{
-		"exit 0 without a result": {nomadd.Exit{}, work.ReasonCrashed},
-		"exit 1":                  {nomadd.Exit{Code: 1}, work.ReasonCrashed},
-		"sigkill":                 {nomadd.Exit{Code: 137}, work.ReasonCrashed},
-		"oom":                     {nomadd.Exit{Code: 137, OOMKilled: true, Message: "OOM Killed"}, work.ReasonOOMKilled},
-		"oom of a child, exit 0":  {nomadd.Exit{Code: 0, OOMKilled: true, Message: "OOM Killed"}, work.ReasonCrashed},
+		"exit 0 without a result": {exit: nomadd.Exit{}, reason: work.ReasonCrashed, says: "exited with code 0 and left no result"},
+		"exit 1":                  {exit: nomadd.Exit{Code: 1}, reason: work.ReasonCrashed, says: "exited with code 1 and left no result"},
+		"sigkill":                 {exit: nomadd.Exit{Code: 137}, reason: work.ReasonCrashed, says: "killed by signal 9"},
+		"oom":                     {exit: nomadd.Exit{Code: 137, OOMKilled: true, Message: "OOM Killed"}, reason: work.ReasonOOMKilled, says: "out of memory"},
+		"oom of a child, exit 0":  {exit: nomadd.Exit{Code: 0, OOMKilled: true, Message: "OOM Killed"}, reason: work.ReasonCrashed, says: "for memory before"},
+		"sigkill before its claim": {
+			exit: nomadd.Exit{Code: 137}, unclaimed: true, reason: work.ReasonCrashed, says: "killed by signal 9",
+		},
+		"exit 1 before its claim": {
+			exit: nomadd.Exit{Code: 1}, unclaimed: true, reason: work.ReasonStartFailed, says: "exited with code 1 before its worker claimed the attempt: last complaint",
+		},
+		"Consul never reached": {
+			exit: nomadd.Exit{Code: work.WorkerExitNoConsul}, unclaimed: true, reason: work.ReasonStartFailed, says: "its worker never reached Consul (exit code 76): last complaint",
+		},
+		"fenced": {
+			exit: nomadd.Exit{Code: work.WorkerExitFenced}, reason: work.ReasonFenced, says: "could not take the attempt back (exit code 75)",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, func(r *run) nomadd.Exit {
 				if r.envelope.Attempt.Number() > 1 {
 					return succeed(r)
+				}
+				if !want.unclaimed {
+					r.claim()
 				}
 				fmt.Fprintln(r.stdout, "last words")
 				fmt.Fprintln(r.stderr, "last complaint")
@@ -91,8 +108,13 @@ func TestEndingsSeenFromOutside(t *testing.T) {
 			id := c.submit(s, 1)[0]
 			item := c.await(id, inState(work.StateCompleted))
 			first := item.Attempts[0]
-			if first.Reason != want.reason || first.State != work.AttemptKilled || first.Detail == "" || item.Retries != 1 {
-				t.Fatalf("%s %s %q, %d retries", first.Reason, first.State, first.Detail, item.Retries)
+			retries := 1
+			if want.reason.Infrastructure() {
+				retries = 0
+			}
+			if first.Reason != want.reason || first.State != want.reason.AttemptState() || !strings.Contains(first.Detail, want.says) || item.Retries != retries {
+				t.Fatalf("reason = %s, state = %s, detail = %q, retries = %d; want %s, %s, %q, %d",
+					first.Reason, first.State, first.Detail, item.Retries, want.reason, want.reason.AttemptState(), want.says, retries)
 			}
 			c.clean()
 			logs, err := s.Logs(t.Context(), id, 1)
@@ -111,6 +133,7 @@ func TestRetryIsToldTheEndOfTheLastAttemptsOutput(t *testing.T) {
 			told <- r.envelope.Resume.LastLog
 			return succeed(r)
 		}
+		r.claim()
 		fmt.Fprintln(r.stdout, strings.Repeat("early\n", 100)+strings.Repeat("x", 1000)+"\nlast words")
 		fmt.Fprintln(r.stderr, "last complaint")
 		return nomadd.Exit{Code: 1}
@@ -144,14 +167,30 @@ func TestQueueNamesTheAgentOfItsItems(t *testing.T) {
 	}
 }
 
-func TestMissingImageIsAStartFailure(t *testing.T) {
+// TestMissingImageIsRequeuedUntilOthersGoOn: alone, an item whose image can't be
+// pulled waits for a registry that may come back. Where other attempts go on
+// meanwhile, a person must look.
+func TestMissingImageIsRequeuedUntilOthersGoOn(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, succeed)
+	c := newCluster(t, untilKilled)
 	s := c.start(faults{})
 	id := c.submit(s, 1, func(spec *work.Spec) { spec.Image = "no-such-image:1" })[0]
-	item := c.await(id, inState(work.StateFailed))
-	if item.Reason != work.ReasonStartFailed || item.StartFailures != 4 || item.Retries != 0 || !strings.Contains(item.Why, "Failed to pull") {
-		t.Fatalf("%s: %s (%d start failures, %d retries)", item.Reason, item.Why, item.StartFailures, item.Retries)
+	item := c.await(id, func(item work.Item) error {
+		if item.Requeues < 12 {
+			return fmt.Errorf("requeues = %d, want 12 at least (%s, %s)", item.Requeues, item.State, item.Why)
+		}
+		return nil
+	})
+	if item.State.Terminal() || item.Retries != 0 {
+		t.Fatalf("state = %s, retries = %d, want it under way with 0 retries: %s", item.State, item.Retries, item.Why)
+	}
+	other := c.submit(s, 1)[0]
+	item = c.await(id, inState(work.StateStuck))
+	if item.Reason != work.ReasonStartFailed || item.Retries != 0 || !strings.Contains(item.Why, "Failed to pull") || !strings.Contains(item.Why, "while others on the same nodes went on") {
+		t.Errorf("reason = %s, retries = %d, why = %q", item.Reason, item.Retries, item.Why)
+	}
+	if _, err := s.Order(t.Context(), other, control.Order{Verb: control.Cancel}); err != nil {
+		t.Fatal(err)
 	}
 	c.clean()
 }
@@ -240,11 +279,18 @@ func (l *lagging) Stop(ctx context.Context, child string, purge bool) error {
 
 func TestUnprovenCompletionIsNotBelieved(t *testing.T) {
 	t.Parallel()
+	for _, reason := range []work.Reason{work.ReasonCompleted, work.ReasonNoChange} {
+		t.Run(string(reason), func(t *testing.T) { unprovenIsNotBelieved(t, reason) })
+	}
+}
+
+func unprovenIsNotBelieved(t *testing.T, reason work.Reason) {
+	t.Parallel()
 	c := newCluster(t, func(r *run) nomadd.Exit {
 		if r.envelope.Attempt.Number() > 1 {
 			return succeed(r)
 		}
-		r.report(work.ReasonCompleted, func(result *work.Result) {
+		r.report(reason, func(result *work.Result) {
 			result.Commit, result.RemoteCommit, result.Changes.Commits = "new", "old", 1
 		})
 		return nomadd.Exit{}
@@ -258,7 +304,10 @@ func TestUnprovenCompletionIsNotBelieved(t *testing.T) {
 
 func TestLateResultIsKeptAndChangesNothing(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, func(r *run) nomadd.Exit { return nomadd.Exit{Code: 1} })
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		r.claim()
+		return nomadd.Exit{Code: 1}
+	})
 	s := c.start(faults{})
 	none := 0
 	id := c.submit(s, 1, func(spec *work.Spec) { spec.Retry = &work.RetryOverride{MaxRetries: &none} })[0]
@@ -619,21 +668,44 @@ func TestChildOfACancelledDispatchIsRemoved(t *testing.T) {
 	c.clean()
 }
 
-// unreachable is a Nomad that does not answer.
-type unreachable struct{ orchestrator.Cluster }
-
-func (unreachable) Check(context.Context) error { return work.ErrUnavailable }
-
-func TestNothingIsStoredWhileNomadIsUnreachable(t *testing.T) {
+// TestItemsAreTakenListedAndCommandedWithoutNomad: what waits says for what, and
+// runs once Nomad answers.
+func TestItemsAreTakenListedAndCommandedWithoutNomad(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, succeed)
-	s := c.start(faults{cluster: func(n orchestrator.Cluster) orchestrator.Cluster { return unreachable{n} }})
-	submission := control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x"}}
-	if _, err := s.Submit(t.Context(), []control.Submission{submission}); !errors.Is(err, work.ErrUnavailable) {
-		t.Fatal(err)
+	line := &testkit.Line{Base: c.transport}
+	line.Cut()
+	s := c.start(faults{cluster: func(orchestrator.Cluster) orchestrator.Cluster { return c.nomadOver(line) }})
+	first := c.submit(s, 2)
+	for _, id := range first {
+		c.wantExplained(s, id, "Nomad can't be reached", "It waits for Nomad, which does not answer since ")
 	}
-	if keys, _, err := c.consul.KV().Keys(c.prefix+"items/", "", nil); err != nil || len(keys) != 0 {
-		t.Fatalf("%v %v", keys, err)
+	submission := control.Submission{ID: work.NewID(time.Now()), Spec: work.Spec{Repository: "https://git.example.org/a/b.git", Task: "x"}}
+	items, err := s.Submit(t.Context(), []control.Submission{submission})
+	if err != nil || len(items[0].Warnings) != 1 || !strings.Contains(items[0].Warnings[0], "it waits for Nomad") {
+		t.Fatalf("submitted: %+v, error %v; want a warning that it waits for Nomad", items, err)
+	}
+	page, err := s.Items(t.Context(), control.Query{})
+	if err != nil || len(page.Items) != 3 {
+		t.Fatalf("listed: %d items, error %v; want 3", len(page.Items), err)
+	}
+	for _, item := range page.Items {
+		if item.State != work.StateQueued || len(item.Attempts) != 0 || !strings.Contains(item.Why, "it waits for Nomad") {
+			t.Errorf("state = %s, attempts = %d, why = %q; want queued, 0, that it waits for Nomad", item.State, len(item.Attempts), item.Why)
+		}
+	}
+	for verb, id := range map[control.Verb]string{control.Cancel: first[0], control.Prioritize: first[1]} {
+		priority := 9
+		if _, err := s.Order(t.Context(), id, control.Order{Verb: verb, Priority: &priority}); err != nil {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
+	c.await(first[0], inState(work.StateCancelled))
+	line.Mend()
+	for _, id := range []string{first[1], submission.ID} {
+		if item := c.await(id, inState(work.StateCompleted)); len(item.Attempts) != 1 {
+			t.Errorf("attempts = %d, want 1", len(item.Attempts))
+		}
 	}
 }
 

@@ -89,7 +89,7 @@ func (o *Orchestrator) describe(ctx context.Context, item *work.Item) control.Ru
 	task, _, _ := strings.Cut(strings.TrimSpace(item.Spec.Task), "\n")
 	r := control.Running{
 		Item: item.ID, Attempt: a.Number, State: a.State, Why: item.Why, Queue: item.Spec.Queue, Repository: item.Spec.Repository,
-		Task: task, Node: a.Node, Since: a.CreatedAt, MemoryMB: a.MemoryMB, Heartbeat: o.lastBeat(a.ID).at,
+		Task: task, Node: a.Node, Since: a.CreatedAt, MemoryMB: a.MemoryMB, Heartbeat: o.beatOf(a.ID).at,
 	}
 	if a.State != work.AttemptRunning {
 		return r
@@ -98,6 +98,7 @@ func (o *Orchestrator) describe(ctx context.Context, item *work.Item) control.Ru
 	if progress, err := o.store.Progress(ctx, a.ID); err == nil {
 		r.Progress = progress
 	}
+	r.Heartbeat = o.lastSign(a, r.Progress).at
 	r.UsedMB = o.usedMB(ctx, a)
 	return r
 }

@@ -17,6 +17,11 @@ type Store interface {
 	Claims(ctx context.Context) ([]work.Claim, error)
 	// Claim returns an attempt's claim and its index, 0 if there is none.
 	Claim(ctx context.Context, a work.AttemptID) (work.Claim, uint64, error)
+	// Sessions returns the ids of all sessions that live, by a consistent read: an
+	// error rather than a part of them.
+	Sessions(ctx context.Context) (map[string]bool, error)
+	// Progresses returns how far all attempts have come whose progress is stored.
+	Progresses(ctx context.Context) ([]work.Progress, error)
 	// Progress, Result and Logs return nil where there is none.
 	Progress(ctx context.Context, a work.AttemptID) (*work.Progress, error)
 	Result(ctx context.Context, a work.AttemptID) (*work.Result, error)
@@ -28,7 +33,8 @@ type Store interface {
 	Tokens(ctx context.Context) ([]work.Token, error)
 	// Token returns one, or work.ErrNotFound.
 	Token(ctx context.Context, id string) (work.Token, error)
-	// FreeLost removes the locks whose holder's session has been gone for work.LockDelay.
+	// FreeLost removes the locks of ended attempts whose session has been gone for
+	// work.LockDelay. The lock of another may be taken back by its worker.
 	FreeLost(ctx context.Context) error
 	// BreakLock ends the session of a lock's holder; idempotent.
 	BreakLock(ctx context.Context, lock work.Lock) error
@@ -56,6 +62,8 @@ type Cluster interface {
 	Children(ctx context.Context) ([]work.Child, uint64, error)
 	// Child returns one, or work.ErrNotFound.
 	Child(ctx context.Context, id string) (work.Child, error)
+	// Deregistered reports whether somebody removed a child that Child does not find.
+	Deregistered(ctx context.Context, child string) (bool, error)
 	// Payload returns what a child was dispatched with, or work.ErrNotFound.
 	Payload(ctx context.Context, child string) ([]byte, error)
 	// Watch calls seen, one call at a time, until the stream ends; it always

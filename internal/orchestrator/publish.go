@@ -56,7 +56,7 @@ func (o *Orchestrator) nextUnpublished(now time.Time) *entry {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.open) >= o.cfg.MaxInFlight {
+	if len(o.open) >= o.cfg.MaxInFlight || o.away.Load() != nil {
 		return nil
 	}
 	return o.entries[next.ID]

@@ -35,6 +35,9 @@ func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
 	defer limits.Stop()
 	idle := time.NewTicker(idleRunner)
 	defer idle.Stop()
+	var again <-chan time.Time
+	_ = o.askNomad(ctx) // the first comparison asks again
+	close(o.asked)
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,9 +50,12 @@ func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
 			continue
 		case <-full.C:
 		case <-o.look:
+		case <-again:
 		}
+		again = nil
 		if err := o.reconcile(ctx); err != nil {
 			o.complain("comparison failed, trying again", "", err)
+			again = time.After(retryPause)
 		}
 	}
 }
@@ -59,11 +65,19 @@ func (o *Orchestrator) reconcileLoop(ctx context.Context) error {
 func (o *Orchestrator) reconcile(ctx context.Context) (err error) {
 	began := time.Now()
 	defer func() { o.observer.Reconciled(time.Since(began), err) }()
+	if err := o.askNomad(ctx); err != nil {
+		return err
+	}
 	children, index, err := o.cluster.Children(ctx)
 	if err != nil {
 		return err
 	}
 	o.index.Store(index)
+	select {
+	case <-o.listed:
+	default:
+		close(o.listed)
+	}
 	listed := map[work.AttemptID]string{}
 	withChild := map[string]bool{}
 	for _, child := range children {
@@ -175,10 +189,9 @@ func (o *Orchestrator) missing(ctx context.Context, e *entry, listed map[work.At
 		return
 	}
 	o.spawn(ctx, func() {
-		if _, err := o.cluster.Child(ctx, current.Child); !errors.Is(err, work.ErrNotFound) {
-			return
+		if _, err := o.cluster.Child(ctx, current.Child); errors.Is(err, work.ErrNotFound) {
+			o.complain("end of an attempt without a Nomad job not stored", current.ID, o.vanished(ctx, e, *current))
 		}
-		o.conclude(ctx, e, current.ID, work.Ending{Reason: work.ReasonKilledByOperator, Detail: "its Nomad job was removed by hand"})
 	})
 }
 
@@ -259,10 +272,40 @@ func (o *Orchestrator) limits(ctx context.Context, now time.Time) {
 		if current == nil || current.State.Terminal() {
 			continue
 		}
-		if end, over := overdue(item, now); over {
+		end, over := overdue(item, now)
+		switch {
+		case !over:
+		case current.State == work.AttemptStarting && o.away.Load() == nil:
+			o.spawn(ctx, func() { o.complain("late start not looked into", current.ID, o.startedLate(ctx, e, current, end)) })
+		case current.State == work.AttemptRunning && current.Suspicion != nil: // what ended it is not the time
+		case current.State == work.AttemptRunning && o.steady.since(now) >= o.cfg.Steady: // or else its result may be on its way
 			o.spawn(ctx, func() { o.conclude(ctx, e, current.ID, end) })
 		}
 	}
+}
+
+// startedLate ends an attempt that has no container in time, unless it has one
+// that was not seen for as long as Nomad was away.
+func (o *Orchestrator) startedLate(ctx context.Context, e *entry, current *work.Attempt, end work.Ending) error {
+	child, err := o.cluster.Child(ctx, current.Child)
+	if errors.Is(err, work.ErrNotFound) {
+		return nil // the comparison finds it, too
+	}
+	if err != nil {
+		return err
+	}
+	for _, a := range child.Allocations {
+		if a.Running() || a.Ended() {
+			o.observe(ctx, a)
+			return nil
+		}
+	}
+	claim, index, err := o.store.Claim(ctx, current.ID)
+	if err != nil || index != 0 && !claim.Ended {
+		return err // its worker runs, and Nomad will say so
+	}
+	o.conclude(ctx, e, current.ID, end)
+	return nil
 }
 
 // overdue says whether an open attempt is over its time, and how it ends then.

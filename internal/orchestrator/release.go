@@ -15,7 +15,7 @@ import (
 // lostCheck is how often locks are looked for whose holder's session is gone.
 const lostCheck = 2 * time.Second
 
-// freeLoop removes the locks whose holder's session has been gone for the lock delay.
+// freeLoop removes the locks of ended attempts whose session has been gone for the lock delay.
 func (o *Orchestrator) freeLoop(ctx context.Context) error {
 	for {
 		o.complain("locks of lost sessions not removed, trying again", "", o.store.FreeLost(ctx))
@@ -23,6 +23,17 @@ func (o *Orchestrator) freeLoop(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// hasEnded reports whether no worker can hold an attempt any more: its claim is
+// closed, in the transaction that stored its end, or nothing is stored of it.
+func (o *Orchestrator) hasEnded(a work.AttemptID) bool {
+	e := o.entry(a.Item())
+	if e == nil {
+		return true
+	}
+	attempt := e.item.Load().Attempt(a.Number())
+	return attempt == nil || attempt.State.Terminal()
 }
 
 // Locks returns what is locked in a repository, given by its URL or key, or in
@@ -55,7 +66,7 @@ func (o *Orchestrator) ReleaseLocks(ctx context.Context, r control.LockRelease) 
 	}
 	var means []string
 	for i, lock := range locks {
-		if lock.Lost {
+		if lock.Lost && o.hasEnded(lock.Attempt) {
 			means = append(means, fmt.Sprintf("attempt %s has lost them already: they are free within %s", lock.Attempt, work.LockDelay))
 			continue
 		}
@@ -94,12 +105,23 @@ func (o *Orchestrator) locksOf(ctx context.Context, id string) ([]work.Lock, err
 	return found, nil
 }
 
+// closeClaim closes the claim of an attempt that belongs to no item.
+func (o *Orchestrator) closeClaim(ctx context.Context, a work.AttemptID) error {
+	claim, index, err := o.store.Claim(ctx, a)
+	if err != nil || index == 0 || claim.Ended {
+		return err
+	}
+	claim.Ended, claim.EndedAt = true, time.Now().UTC()
+	return o.ledger.Commit(ctx, work.Change{CloseClaim: &work.CloseClaim{Claim: claim, Index: index}})
+}
+
 // endHolder ends the attempt that has locked something, if it is an open one, and
-// returns what became of it.
+// returns what became of it. With its end its claim is closed, so that its worker
+// can't take the attempt back once the session is gone.
 func (o *Orchestrator) endHolder(ctx context.Context, lock work.Lock, by string) (string, error) {
 	e := o.entry(lock.Item)
 	if e == nil {
-		return fmt.Sprintf("attempt %s belongs to no item that is stored here", lock.Attempt), nil
+		return fmt.Sprintf("attempt %s belongs to no item that is stored here", lock.Attempt), o.closeClaim(ctx, lock.Attempt)
 	}
 	detail := fmt.Sprintf("its locks (%s) were released by %s", lock.PathSet(), cmp.Or(by, "an operator"))
 	if err := o.lockedEnd(ctx, e, lock.Attempt, work.Ending{Reason: work.ReasonKilledByOperator, Detail: detail}); err != nil {

@@ -645,10 +645,13 @@ func TestItemIsKeptWhileItsPullRequestIsMadeAgain(t *testing.T) {
 	inModel(t, func(c *orchestrator.Config) { c.Retention = orchestrator.Retention{KeepFor: time.Hour} }, func(t *testing.T, m *model) {
 		id := m.send(t, work.Spec{})[0]
 		m.finish(work.ReasonCompleted, func(r *work.Result) { r.PR = work.PullRequest{Status: work.PRFailed, Error: "502"} })
-		time.Sleep(5 * time.Hour)
-		synctest.Wait()
-		m.expect(t, id, work.StateCompleted)
-		time.Sleep(20 * time.Hour)
+		for _, wait := range []time.Duration{5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour, 12 * time.Hour} {
+			time.Sleep(wait + time.Minute)
+			synctest.Wait()
+			m.expect(t, id, work.StateCompleted)
+			m.finish(work.ReasonCompleted, func(r *work.Result) { r.PR = work.PullRequest{Status: work.PRFailed, Error: "502"} })
+		}
+		time.Sleep(3 * time.Hour)
 		synctest.Wait()
 		if m.removed[id] != work.StateCompleted {
 			t.Fatal("the item is still there after the last try")

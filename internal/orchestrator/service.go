@@ -54,8 +54,9 @@ func (o *Orchestrator) find(ctx context.Context, id string) (*entry, error) {
 	return o.sorted[at].entry, nil
 }
 
-// Item returns an item by its id or the beginning of it, and how far its
-// running attempt has come. It returns work.ErrNotFound and work.ErrInvalid.
+// Item returns an item by its id or the beginning of it, and how far its running
+// attempt has come, as of the last sign of life of its worker.
+// It returns work.ErrNotFound and work.ErrInvalid.
 func (o *Orchestrator) Item(ctx context.Context, id string) (work.Item, *work.Progress, error) {
 	e, err := o.find(ctx, id)
 	if err != nil {
@@ -67,6 +68,9 @@ func (o *Orchestrator) Item(ctx context.Context, id string) (work.Item, *work.Pr
 		return item, nil, nil
 	}
 	progress, err := o.store.Progress(ctx, current.ID)
+	if progress != nil {
+		progress.At = o.lastSign(current, progress).at
+	}
 	return item, progress, err
 }
 

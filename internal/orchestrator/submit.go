@@ -119,8 +119,8 @@ func (o *Orchestrator) storeBatch(ctx context.Context, b *batch, dry bool) error
 	if err != nil {
 		return err
 	}
-	if err := o.reachable(ctx); err != nil || dry {
-		return err
+	if dry {
+		return nil
 	}
 	for _, wave := range waves {
 		items := make([]*work.Item, len(wave))
@@ -168,6 +168,9 @@ func (o *Orchestrator) warnings(item *work.Item) (found []string) {
 	if b := o.broken[work.RepositoryKey(item.Spec.Repository)]; b != nil {
 		found = append(found, b.Sentence())
 	}
+	if away := o.away.Load(); away != nil {
+		found = append(found, away.sentence())
+	}
 	return found
 }
 
@@ -188,20 +191,6 @@ func (o *Orchestrator) storeAll(ctx context.Context, items []*work.Item) error {
 		group.Go(func() error { return o.storeNew(ctx, some) })
 	}
 	return group.Wait()
-}
-
-// checkTimeout bounds the question whether Nomad answers.
-const checkTimeout = 3 * time.Second
-
-// reachable refuses new items while Nomad does not answer: who submits is to
-// know at once, and to find nothing stored.
-func (o *Orchestrator) reachable(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	if err := o.cluster.Check(ctx); err != nil {
-		return fmt.Errorf("nothing was stored: %w", err)
-	}
-	return nil
 }
 
 // draft returns the item that a submission becomes if it is new. It fills what

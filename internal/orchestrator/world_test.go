@@ -43,6 +43,11 @@ type world struct {
 	critical map[work.AttemptID]bool
 	locks    map[work.AttemptID]work.Lock
 	sessions map[string]bool
+	dying    map[string]time.Time         // sessions whose worker is dead: when they end
+	wrote    map[work.AttemptID]uint64    // index at which the worker wrote its claim last
+	lostAt   map[work.AttemptID]time.Time // when the session of the claim went
+	exits    map[work.AttemptID]int       // exit code of the allocation that held the claim
+	purged   map[string]bool              // children that were removed by hand
 	children map[string]*work.Child
 	tokens   map[work.AttemptID]string      // idempotency tokens live as long as the child
 	made     map[work.AttemptID]int         // children ever made
@@ -57,7 +62,8 @@ func newWorld() *world {
 	return &world{
 		changed: make(chan struct{}), index: 1, items: map[string][]byte{}, open: map[string]work.Item{}, removed: map[string]work.State{}, queues: map[string]work.QueueRecord{}, breakers: map[string]work.Breaker{}, results: map[work.AttemptID]work.Result{},
 		progress: map[work.AttemptID]work.Progress{}, claims: map[work.AttemptID]work.Claim{}, claimAt: map[work.AttemptID]uint64{},
-		critical: map[work.AttemptID]bool{}, locks: map[work.AttemptID]work.Lock{}, sessions: map[string]bool{}, children: map[string]*work.Child{},
+		critical: map[work.AttemptID]bool{}, locks: map[work.AttemptID]work.Lock{}, sessions: map[string]bool{},
+		dying: map[string]time.Time{}, wrote: map[work.AttemptID]uint64{}, lostAt: map[work.AttemptID]time.Time{}, exits: map[work.AttemptID]int{}, purged: map[string]bool{}, children: map[string]*work.Child{},
 		tokens: map[work.AttemptID]string{}, made: map[work.AttemptID]int{}, worked: map[work.AttemptID]int{}, reported: map[work.AttemptID]work.Reason{},
 	}
 }
@@ -125,6 +131,40 @@ func (w *world) Claim(_ context.Context, a work.AttemptID) (claim work.Claim, in
 	return claim, index, err
 }
 
+// Sessions forgets those whose time is up: nobody beats for them.
+func (w *world) Sessions(context.Context) (live map[string]bool, err error) {
+	err = w.read(&w.consulDown, func() {
+		for session, at := range w.dying {
+			if !time.Now().Before(at) {
+				w.endSession(session)
+			}
+		}
+		live = maps.Clone(w.sessions)
+	})
+	return live, err
+}
+
+// endSession ends a session, with its check and its locks. The caller holds mu.
+func (w *world) endSession(session string) {
+	delete(w.sessions, session)
+	delete(w.dying, session)
+	for a, claim := range w.claims {
+		if claim.Session == session && !claim.Ended {
+			w.lostAt[a] = time.Now()
+			delete(w.locks, a)
+			if _, ok := w.critical[a]; ok {
+				w.critical[a] = true
+			}
+		}
+	}
+	w.bump()
+}
+
+func (w *world) Progresses(context.Context) (all []work.Progress, err error) {
+	err = w.read(&w.consulDown, func() { all = slices.Collect(maps.Values(w.progress)) })
+	return all, err
+}
+
 func (w *world) Progress(_ context.Context, a work.AttemptID) (p *work.Progress, err error) {
 	err = w.read(&w.consulDown, func() {
 		if found, ok := w.progress[a]; ok {
@@ -169,6 +209,9 @@ func (w *world) FreeLost(context.Context) error { return nil }
 
 func (w *world) BreakLock(_ context.Context, lock work.Lock) error {
 	return w.read(&w.consulDown, func() {
+		if stored, ok := w.claims[lock.Attempt]; ok && !stored.Ended {
+			w.fault("the session of attempt %s is destroyed, and its claim is open", lock.Attempt)
+		}
 		delete(w.sessions, lock.Session)
 		w.bump()
 	})
@@ -200,7 +243,11 @@ func (w *world) wait(ctx context.Context, index uint64, f func()) (uint64, error
 
 func (w *world) EndSession(_ context.Context, claim work.Claim) error {
 	return w.read(&w.consulDown, func() {
+		if stored, ok := w.claims[claim.Attempt]; ok && !stored.Ended {
+			w.fault("the session of attempt %s is destroyed, and its claim is open", claim.Attempt)
+		}
 		delete(w.sessions, claim.Session)
+		delete(w.dying, claim.Session)
 		delete(w.locks, claim.Attempt)
 		delete(w.critical, claim.Attempt)
 		w.bump()
@@ -257,6 +304,11 @@ func (w *world) store(c work.Change) {
 	case c.DeleteQueue != "":
 		delete(w.queues, c.DeleteQueue)
 	case c.PutBreaker != nil:
+		for _, outcome := range c.PutBreaker.Outcomes {
+			if outcome.Reason.Infrastructure() {
+				w.fault("the breaker of %s counts %s", c.PutBreaker.Repository, outcome.Reason)
+			}
+		}
 		w.breakers[c.PutBreaker.Repository] = *c.PutBreaker
 	case c.DeleteBreaker != "":
 		delete(w.breakers, c.DeleteBreaker)
@@ -301,7 +353,14 @@ func (w *world) put(item work.Item) {
 			w.checkStart(item)
 		}
 		for _, a := range before.Attempts {
-			if now := item.Attempt(a.Number); now != nil && a.State.Terminal() && (now.State != a.State || now.Reason != a.Reason) {
+			now := item.Attempt(a.Number)
+			if now == nil { // summarised
+				continue
+			}
+			if !a.State.Terminal() && now.State.Terminal() {
+				w.checkInfrastructure(before, item, *now)
+			}
+			if a.State.Terminal() && (now.State != a.State || now.Reason != a.Reason) {
 				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, now.State, now.Reason)
 			}
 		}
@@ -359,6 +418,25 @@ func (w *world) checkStart(item work.Item) {
 	}
 }
 
+// checkInfrastructure checks what the end of an attempt by infrastructure did to its item.
+func (w *world) checkInfrastructure(before, after work.Item, a work.Attempt) {
+	if !a.Reason.Infrastructure() {
+		return
+	}
+	if after.State == work.StateFailed || after.Retries != before.Retries {
+		w.fault("attempt %s ended %s: item is %s with %d retries, %d before", a.ID, a.Reason, after.State, after.Retries, before.Retries)
+	}
+	if a.Reason != work.ReasonUnreachable {
+		return
+	}
+	if w.sessions[w.claims[a.ID].Session] {
+		w.fault("attempt %s ended %s, and its session lives", a.ID, a.Reason)
+	}
+	if gone := time.Since(w.lostAt[a.ID]); gone < before.LostAfter(orchestrator.DefaultLostAfter) {
+		w.fault("attempt %s ended %s %s after its session", a.ID, a.Reason, gone)
+	}
+}
+
 // over reports whether an attempt has ended.
 func (w *world) over(a work.AttemptID) bool {
 	if _, ok := w.items[a.Item()]; !ok {
@@ -382,6 +460,11 @@ func (w *world) checkKey(item work.Item) {
 func (w *world) checkEnd(a work.Attempt) {
 	if said := w.reported[a.ID]; said != "" && a.Reason != said && a.Reason != work.ReasonCancelled {
 		w.fault("attempt %s ended %s, its worker had reported %s", a.ID, a.Reason, said)
+	}
+	if code, exited := w.exits[a.ID]; exited {
+		if a.Reason == work.ReasonCrashed && code == work.WorkerExitFenced || a.Reason == work.ReasonFenced && code != work.WorkerExitFenced {
+			w.fault("attempt %s ended %s, its worker had exited with %d", a.ID, a.Reason, code)
+		}
 	}
 	child := w.children[a.Child]
 	if a.Reason != work.ReasonCrashed && a.Reason != work.ReasonOOMKilled || child == nil {
@@ -465,6 +548,11 @@ func (w *world) Child(_ context.Context, id string) (child work.Child, err error
 	return child, err
 }
 
+func (w *world) Deregistered(_ context.Context, child string) (removed bool, err error) {
+	err = w.read(&w.nomadDown, func() { removed = w.purged[child] })
+	return removed, err
+}
+
 func (w *world) Watch(ctx context.Context, index uint64, seen func(work.Allocation)) error {
 	for {
 		w.mu.Lock()
@@ -515,6 +603,7 @@ func (w *world) stop(id string, purge bool) {
 		}
 	}
 	if purge {
+		w.purged[id] = true
 		delete(w.children, id)
 		delete(w.tokens, child.Attempt)
 		w.bump()

@@ -185,7 +185,7 @@ func (m *Metrics) itemEnded(after *work.Item) {
 }
 
 // retryActions are the rows of the retry table that queue an item again.
-var retryActions = []work.Action{work.ActRetry, work.ActRequeue, work.ActRestart, work.ActWait}
+var retryActions = []work.Action{work.ActRetry, work.ActRequeue, work.ActWait}
 
 // actionOf returns what queued an item again, from the counter that it spent.
 func actionOf(before, after *work.Item) work.Action {
@@ -194,8 +194,6 @@ func actionOf(before, after *work.Item) work.Action {
 		return work.ActRetry
 	case after.Requeues > before.Requeues:
 		return work.ActRequeue
-	case after.StartFailures > before.StartFailures:
-		return work.ActRestart
 	}
 	return work.ActWait
 }

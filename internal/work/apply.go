@@ -66,6 +66,8 @@ func (DependencyEnded) event() {}
 // Ending is how an attempt ended, as far as it is known.
 type Ending struct {
 	Allocation string // whose end it is, as Nomad saw it; empty where it was not seen there
+	Node       string // of that allocation
+	Session    string // whose loss the end was inferred from: void once the claim has another
 	Reason     Reason
 	Detail     string // a sentence; never empty
 	ExitCode   *int
@@ -81,6 +83,7 @@ type Ending struct {
 	RetryAt    time.Time
 	NoRetry    bool   // a person wants no retry
 	Requeue    bool   // a person wants the item queued again at once, no retry spent
+	Witnessed  int    // of the attempts that were requeued in a row, this one among them: how many ended while others on their nodes went on
 	Key        string // of the order that ended it, if it had one
 
 	Conversation *Conversation // the agent's latest, nil if it has none
@@ -114,6 +117,10 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 		err = next.move(StateFailed, fmt.Sprintf("not dispatched within %s", next.Spec.Limits.QueueTimeout), "", now)
 	case DependencyEnded:
 		err = next.dependencyEnded(e, now)
+	case Suspected:
+		err = next.suspected(e, now)
+	case Heard:
+		err = next.heard(e)
 	case PublishAsked:
 		err = next.publishAsked(now)
 	case Publishing:
@@ -215,7 +222,7 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 	}
 	end := e.Ending.bounded()
 	if a.Publish {
-		return i.published(a, end, now)
+		return i.published(a, end, policy, now)
 	}
 	decision := policy.Next(*i, end, now)
 	if err := a.end(end, now); err != nil {
@@ -226,9 +233,14 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 	a.Tokens, a.CostUSD = Tokens{In: i.Tokens.In - tokens.In, Out: i.Tokens.Out - tokens.Out}, i.CostUSD-cost
 	if decision.State == StateQueued {
 		i.NotBefore, i.MemoryMB = decision.NotBefore, decision.MemoryMB
+	}
+	if decision.State == StateQueued || decision.Counter == ActRequeue {
 		i.count(decision.Counter)
 	}
-	if decision.State.Terminal() && i.PR.Status == PRPending && decision.State != StateCompleted {
+	if limit := i.Spec.Limits.MaxIterations; decision.Counter == ActRequeue && limit > 0 {
+		i.Iteration = min(i.Iteration, limit-1) // the last one was cut off, and is run again
+	}
+	if decision.State.Terminal() && i.PR.Status == PRPending && (decision.State != StateCompleted || end.Reason == ReasonNoChange) {
 		i.PR.Status = PRNone
 	}
 	i.Reason = end.Reason
@@ -245,6 +257,7 @@ func (a *Attempt) end(end Ending, now time.Time) error {
 		return err
 	}
 	a.State, a.Reason, a.Detail, a.EndedAt = to, end.Reason, end.Detail, now
+	a.Node, a.Suspicion = or(a.Node, end.Node), nil
 	a.ExitCode, a.Signal, a.OOMKilled = end.ExitCode, end.Signal, end.OOMKilled
 	a.Events, a.Result = end.Events, end.Result.ofAttempt()
 	if r := end.Result; r != nil && a.Allocation == "" {
@@ -278,13 +291,13 @@ func (i *Item) keep(end Ending) {
 
 func (i *Item) count(counter Action) {
 	switch counter {
-	case ActRetry:
-		i.Retries++
 	case ActRequeue:
 		i.Requeues++
-	case ActRestart:
-		i.StartFailures++
+		return
+	case ActRetry:
+		i.Retries++
 	}
+	i.Requeues = 0 // only those in a row count
 }
 
 // late keeps a result that came too late. It moves nothing.

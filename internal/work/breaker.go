@@ -76,7 +76,7 @@ func DefaultBreakerWeights() map[Reason]float64 {
 // neverCounts are the reasons that no table may have.
 var neverCounts = []Reason{
 	ReasonCompleted, ReasonRateLimited, ReasonLocked, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonKilledByOperator, ReasonCancelled,
-	ReasonNoChange, ReasonFenced, ReasonUnreachable,
+	ReasonNoChange, ReasonStartFailed, ReasonFenced, ReasonUnreachable,
 }
 
 // DefaultBreakerPolicy opens at four failures of five, for five minutes at first.

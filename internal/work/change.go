@@ -42,8 +42,10 @@ type CloseClaim struct {
 // Heartbeat is the state of one worker's TTL check.
 type Heartbeat struct {
 	Attempt  AttemptID
-	Critical bool
-	Output   string
+	Critical bool      // no heartbeat came for its TTL
+	Silent   bool      // the worker lives, and its agent says nothing
+	Output   string    // of a heartbeat; Consul may be minutes late with it
+	At       time.Time // when the worker registered the check last, by its clock; zero if it did not say
 }
 
 // Archived is an item that was removed from the store, with its kept output. An

@@ -17,9 +17,8 @@ type Item struct {
 	UpdatedAt time.Time `json:"updated_at"`
 	NotBefore time.Time `json:"not_before,omitzero"` // earliest next dispatch
 
-	Retries       int `json:"retries,omitempty"`
-	Requeues      int `json:"requeues,omitempty"`
-	StartFailures int `json:"start_failures,omitempty"`
+	Retries  int `json:"retries,omitempty"`
+	Requeues int `json:"requeues,omitempty"` // in a row, since an attempt last ended by the item's own doing
 
 	MemoryMB  int         `json:"memory_mb"` // of the next attempt
 	Branch    string      `json:"branch"`
@@ -74,6 +73,7 @@ type Attempt struct {
 	Tokens       Tokens       `json:"tokens,omitzero"` // spent by this attempt, as CostUSD
 	CostUSD      float64      `json:"cost_usd,omitempty"`
 	LateResult   *Result      `json:"late_result,omitempty"` // came after the end; kept for the record
+	Suspicion    *Suspicion   `json:"suspicion,omitempty"`   // that its worker is lost; nil while there is none
 	// Adopted says that the child was dispatched by someone else.
 	Adopted bool    `json:"adopted,omitempty"`
 	Unknown Unknown `json:"-"`

@@ -37,6 +37,7 @@ type Allocation struct {
 	Description   string // of the client, or the desired one
 	Preempted     bool
 	Draining      bool // asked to move: node drain, or someone stopped the allocation
+	Superseded    bool // Nomad itself gave it up, because it had lost the node
 	Created       time.Time
 	Modified      time.Time
 	ModifyIndex   uint64
@@ -80,6 +81,7 @@ const (
 	TaskHookFailed     = "Task hook failed"
 	TaskInvalid        = "Failed Validation"
 	TaskArtifactFailed = "Failed Artifact Download"
+	TaskRestoreFailed  = "Failed Restoring Task"
 )
 
 // Allocation client and desired statuses, as Nomad names them.
@@ -100,6 +102,15 @@ const (
 	exitSignalBase = 128
 	sigKill        = 9
 )
+
+// Unclaimed returns the end of an attempt that no worker claimed: whatever process
+// ended, it was not at work. What killed it stays what it was.
+func (e Ending) Unclaimed() Ending {
+	if e.Reason == ReasonCrashed && e.ExitCode != nil && e.Signal == 0 && !e.OOMKilled {
+		e.Reason, e.Detail = ReasonStartFailed, fmt.Sprintf("exited with code %d before its worker claimed the attempt", *e.ExitCode)
+	}
+	return e
+}
 
 // Ended reports whether the allocation will do no more work, or can't be trusted to.
 func (a Allocation) Ended() bool { return a.Settled() || a.terminated() != nil }
@@ -125,7 +136,7 @@ func (a Allocation) Running() bool {
 // "complete" too. The earliest cause wins: what was done to the allocation
 // comes before how its process took it.
 func (a Allocation) Ending() Ending {
-	end := Ending{Allocation: a.ID, Reason: ReasonCrashed, Events: a.eventLines()}
+	end := Ending{Allocation: a.ID, Node: a.Node, Reason: ReasonCrashed, Events: a.eventLines()}
 	term := a.terminated()
 	if term != nil {
 		end.ExitCode, end.Signal = exitOf(term)
@@ -140,8 +151,14 @@ func (a Allocation) Ending() Ending {
 		end.Reason, end.Detail = ReasonTimeout, "Nomad ended it: "+a.Description
 	case a.Draining:
 		end.Reason, end.Detail = ReasonDrained, fmt.Sprintf("node %s was drained, or the allocation was stopped to be moved", a.Node)
+	case a.DesiredStatus == DesiredStop && a.Superseded:
+		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("Nomad lost node %s for a while and ended what ran there", a.Node)
 	case a.DesiredStatus == DesiredStop:
 		end.Reason, end.Detail = ReasonKilledByOperator, "the Nomad job was stopped by hand"
+	case a.has(TaskRestoreFailed):
+		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("Nomad's client on node %s was started anew and its container was gone", a.Node)
+	case term != nil && a.has(TaskKilling):
+		end.Reason, end.Detail = ReasonNodeLost, fmt.Sprintf("Nomad's client on node %s ended it, and nobody had asked for that: %s", a.Node, a.killedBecause())
 	case term == nil:
 		end.Reason, end.Detail = ReasonStartFailed, a.startFailure()
 	default:
@@ -155,6 +172,10 @@ func (a Allocation) Ending() Ending {
 func processEnding(end Ending) (Reason, string) {
 	code := *end.ExitCode
 	switch {
+	case code == WorkerExitFenced: // whatever the kernel had killed below it before
+		return ReasonFenced, fmt.Sprintf("its worker lost its Consul session and could not take the attempt back (exit code %d)", code)
+	case code == WorkerExitNoConsul:
+		return ReasonStartFailed, fmt.Sprintf("its worker never reached Consul (exit code %d)", code)
 	case end.OOMKilled && code == 0:
 		return ReasonCrashed, "ended without a result; the kernel had killed a process of it for memory before"
 	case end.OOMKilled:
@@ -165,6 +186,20 @@ func processEnding(end Ending) (Reason, string) {
 		return ReasonCrashed, fmt.Sprintf("killed by signal %d (exit code %d)", end.Signal, code)
 	}
 	return ReasonCrashed, fmt.Sprintf("exited with code %d and left no result", code)
+}
+
+func (a Allocation) has(event string) bool {
+	return slices.ContainsFunc(a.Task.Events, func(e TaskEvent) bool { return e.Type == event })
+}
+
+// killedBecause returns what Nomad's client says of why it ended the task.
+func (a Allocation) killedBecause() string {
+	for _, e := range a.Task.Events {
+		if e.Type == TaskKilling && e.Message != "" {
+			return e.Message
+		}
+	}
+	return "no reason given"
 }
 
 func (a Allocation) terminated() *TaskEvent {

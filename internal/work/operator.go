@@ -82,7 +82,7 @@ func (i *Item) retry(e Retried, now time.Time) error {
 	case budget.CostUSD > 0 && i.CostUSD >= budget.CostUSD:
 		return fmt.Errorf("its budget of %g USD is used up: raise budget.cost_usd first: %w", budget.CostUSD, ErrConflict)
 	}
-	i.Retries, i.Requeues, i.StartFailures, i.Iteration = 0, 0, 0, 0
+	i.Retries, i.Requeues, i.Iteration = 0, 0, 0
 	i.NotBefore = time.Time{}
 	i.wantPR()
 	i.set(StateQueued, fmt.Sprintf("retried by %s", e.By), e.By.Key, now)

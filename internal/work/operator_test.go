@@ -26,10 +26,10 @@ func TestRetryOpensEveryEndButCompleted(t *testing.T) {
 	for state, item := range map[work.State]work.Item{
 		work.StateFailed: ended(t, work.ReasonBudgetExceeded), work.StateStuck: ended(t, work.ReasonStuck), work.StateCancelled: apply(t, running(t), work.Cancelled{}),
 	} {
-		item.Retries, item.Requeues, item.StartFailures, item.Iteration, item.Tokens = 3, 2, 1, 20, work.Tokens{In: 5}
+		item.Retries, item.Requeues, item.Iteration, item.Tokens = 3, 2, 20, work.Tokens{In: 5}
 		item.NotBefore = now.Add(time.Hour)
 		again := apply(t, item, work.Retried{By: work.By{Who: "me", Key: "k"}})
-		if item.State != state || again.State != work.StateQueued || again.Retries+again.Requeues+again.StartFailures+again.Iteration != 0 || !again.NotBefore.IsZero() {
+		if item.State != state || again.State != work.StateQueued || again.Retries+again.Requeues+again.Iteration != 0 || !again.NotBefore.IsZero() {
 			t.Errorf("%s: %+v", state, again)
 		}
 		if again.Tokens.In != 5 || again.PR.Status != work.PRPending || len(again.Attempts) != 1 || again.Why != "retried by me" || !again.Ordered("k") || again.Ordered("") {

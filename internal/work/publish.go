@@ -70,9 +70,16 @@ func (i *Item) publish(now time.Time) error {
 }
 
 // published takes the end of an attempt that only made the pull request.
-func (i *Item) published(a *Attempt, end Ending, now time.Time) error {
+func (i *Item) published(a *Attempt, end Ending, policy RetryPolicy, now time.Time) error {
 	if err := a.end(end, now); err != nil {
 		return err
+	}
+	if policy.Actions[end.Reason] == ActRequeue && !end.NoRetry && (end.Result == nil || !end.Result.NoRetry) {
+		wait := policy.jittered(nth(policy.RequeueBackoff, i.publishRow(policy)-1), a.ID)
+		i.PublishAt = now.Add(wait)
+		why := fmt.Sprintf("the work is done and pushed; its pull request is made again after a backoff of %s: %s: %s", wait.Round(time.Second), end.Reason, end.Detail)
+		i.Why = cut(why, maxDetailBytes)
+		return nil
 	}
 	if r := end.Result; r != nil && end.Reason == ReasonCompleted {
 		i.PR = r.PR
@@ -83,6 +90,18 @@ func (i *Item) published(a *Attempt, end Ending, now time.Time) error {
 	i.planPublish(now)
 	i.Why = cut("the work is done and pushed"+i.publishedWhy(), maxDetailBytes)
 	return nil
+}
+
+// publishRow counts the latest attempts in a row that only made the pull request and
+// ended by no fault of their own.
+func (i *Item) publishRow(policy RetryPolicy) (row int) {
+	for _, a := range slices.Backward(i.Attempts) {
+		if !a.Publish || policy.Actions[a.Reason] != ActRequeue {
+			break
+		}
+		row++
+	}
+	return row
 }
 
 // planPublish says when the pull request is made again, if it failed and may be.

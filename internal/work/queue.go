@@ -111,12 +111,11 @@ func (o *RetryOverride) with(over *RetryOverride) *RetryOverride {
 	if len(over.Backoff) > 0 {
 		merged.Backoff = over.Backoff
 	}
-	if len(over.StartBackoff) > 0 {
-		merged.StartBackoff = over.StartBackoff
+	if len(over.RequeueBackoff) > 0 {
+		merged.RequeueBackoff = over.RequeueBackoff
 	}
 	merged.MaxRetries = or(over.MaxRetries, o.MaxRetries)
 	merged.MaxRequeues = or(over.MaxRequeues, o.MaxRequeues)
-	merged.MaxStartFailures = or(over.MaxStartFailures, o.MaxStartFailures)
 	return &merged
 }
 

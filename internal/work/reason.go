@@ -11,13 +11,13 @@ const (
 	ReasonAgentError       Reason = "agent_error"        // agent exit 3 and above
 	ReasonOOMKilled        Reason = "oom_killed"         // the kernel killed the agent or the worker for memory
 	ReasonCrashed          Reason = "crashed"            // a signal, or died with no result
-	ReasonHeartbeatLost    Reason = "heartbeat_lost"     // the TTL check went critical
+	ReasonHeartbeatLost    Reason = "heartbeat_lost"     // the TTL check went critical; only in the history of older servers
 	ReasonTimeout          Reason = "timeout"            // the attempt's wall clock ran out
 	ReasonKilledByOperator Reason = "killed_by_operator" // drover kill, or the Nomad job stopped by hand
 	ReasonNodeLost         Reason = "node_lost"          // Nomad lost the node
 	ReasonDrained          Reason = "drained"            // the node was drained
 	ReasonPreempted        Reason = "preempted"          // Nomad needed the room
-	ReasonStartFailed      Reason = "start_failed"       // image pull, driver, template, no capacity in time
+	ReasonStartFailed      Reason = "start_failed"       // image pull, driver, template, no capacity in time, Consul never reached
 	ReasonGitAuthFailed    Reason = "git_auth_failed"    // the repository refused the credentials
 	ReasonRateLimited      Reason = "rate_limited"       // the model or the forge said to wait
 	ReasonLocked           Reason = "locked"             // paths that the item is to have for itself were held by another for too long
@@ -41,12 +41,22 @@ func Reasons() []Reason {
 	}
 }
 
-// CutOff reports whether an attempt that ended so was torn from its work: the
-// next may go on with the agent's conversation. Where the agent itself came to an
+// CutOff reports whether an attempt that ended so was torn from its work, or
+// stopped in it at a limit: the next may go on with the agent's conversation. Where the agent itself came to an
 // end, a fresh look is worth more.
 func (r Reason) CutOff() bool {
 	switch r {
-	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost, ReasonSilent, ReasonFenced, ReasonUnreachable:
+	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost, ReasonSilent, ReasonMaxIterations, ReasonFenced, ReasonUnreachable:
+		return true
+	}
+	return false
+}
+
+// Infrastructure reports whether Nomad, Consul, a node or a registry ended the
+// attempt: the item has no part in it.
+func (r Reason) Infrastructure() bool {
+	switch r {
+	case ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonStartFailed, ReasonFenced, ReasonUnreachable:
 		return true
 	}
 	return false

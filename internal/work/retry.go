@@ -18,14 +18,32 @@ const (
 	ActFail     Action = "fail"     // the item is failed
 	ActCancel   Action = "cancel"   // the item is cancelled
 	ActRetry    Action = "retry"    // queued again after the backoff; spends a retry
-	ActRequeue  Action = "requeue"  // queued again at once; has a counter of its own
-	ActRestart  Action = "restart"  // queued again after a backoff; counts start failures
+	ActRequeue  Action = "requeue"  // queued again after the requeue backoff; spends no retry, and never fails the item
 	ActWait     Action = "wait"     // queued again at the stated time, as when a limit resets; spends nothing
 )
 
 // Actions lists every Action.
 func Actions() []Action {
-	return []Action{ActComplete, ActStuck, ActFail, ActCancel, ActRetry, ActRequeue, ActRestart, ActWait}
+	return []Action{ActComplete, ActStuck, ActFail, ActCancel, ActRetry, ActRequeue, ActWait}
+}
+
+// actRestart is what start failures had before they shared ActRequeue with the
+// other infrastructure endings. Stored overrides and configurations may name it.
+const actRestart = "restart"
+
+// ParseAction returns the action of that name, or of that former name. It does
+// not check that there is one.
+func ParseAction(name string) Action {
+	if name == actRestart {
+		return ActRequeue
+	}
+	return Action(name)
+}
+
+// UnmarshalText makes stored overrides with former names readable.
+func (a *Action) UnmarshalText(text []byte) error {
+	*a = ParseAction(string(text))
+	return nil
 }
 
 // DefaultActions is the table of what each reason does to its item.
@@ -43,7 +61,7 @@ func DefaultActions() map[Reason]Action {
 		ReasonNodeLost:         ActRequeue,
 		ReasonDrained:          ActRequeue,
 		ReasonPreempted:        ActRequeue,
-		ReasonStartFailed:      ActRestart,
+		ReasonStartFailed:      ActRequeue,
 		ReasonGitAuthFailed:    ActFail,
 		ReasonRateLimited:      ActWait,
 		ReasonLocked:           ActWait,
@@ -60,19 +78,24 @@ func DefaultActions() map[Reason]Action {
 
 // RetryPolicy decides what happens to an item after an attempt.
 type RetryPolicy struct {
-	Actions          map[Reason]Action
-	Backoff          []Duration // wait before retry 1, 2, …; the last repeats
-	StartBackoff     []Duration // wait after start failure 1, 2, …; the last repeats
-	RateLimitWait    Duration   // wait when a rate limit names no reset
-	MaxRetries       int
-	MaxRequeues      int
-	MaxStartFailures int
-	Jitter           float64 // at most this share is added to a wait, 0 to 1
-	MemoryGrowth     float64 // factor for memory after an OOM, where the item allows
+	Actions        map[Reason]Action
+	Backoff        []Duration // wait before retry 1, 2, …; the last repeats
+	RequeueBackoff []Duration // wait before requeue 1, 2, … in a row; the last repeats
+	RateLimitWait  Duration   // wait when a rate limit names no reset
+	MaxRetries     int
+	MaxRequeues    int     // requeues in a row, each beside attempts that went on, after which the item is stuck
+	Jitter         float64 // at most this share is added to a wait, 0 to 1
+	MemoryGrowth   float64 // factor for memory after an OOM, where the item allows
 }
 
+// Bounds of the requeue backoff: it doubles from the first to the last.
+const (
+	firstRequeueWait = 10 * time.Second
+	lastRequeueWait  = 10 * time.Minute
+)
+
 // DefaultRetryPolicy returns the policy of the design: three retries after 1, 5
-// and 30 minutes, ten requeues, five start failures.
+// and 30 minutes; requeues after 10 s, doubled up to 10 minutes.
 func DefaultRetryPolicy() RetryPolicy {
 	minutes := func(m ...int) (out []Duration) {
 		for _, v := range m {
@@ -80,32 +103,38 @@ func DefaultRetryPolicy() RetryPolicy {
 		}
 		return out
 	}
+	requeue := []Duration{Duration(firstRequeueWait)}
+	for wait := 2 * firstRequeueWait; wait < lastRequeueWait; wait *= 2 {
+		requeue = append(requeue, Duration(wait))
+	}
 	return RetryPolicy{
-		Actions:          DefaultActions(),
-		Backoff:          minutes(1, 5, 30),
-		StartBackoff:     minutes(1, 2, 5, 10),
-		RateLimitWait:    Duration(15 * time.Minute),
-		MaxRetries:       3,
-		MaxRequeues:      10,
-		MaxStartFailures: 5,
-		Jitter:           0.2,
-		MemoryGrowth:     1.5,
+		Actions:        DefaultActions(),
+		Backoff:        minutes(1, 5, 30),
+		RequeueBackoff: append(requeue, Duration(lastRequeueWait)),
+		RateLimitWait:  Duration(15 * time.Minute),
+		MaxRetries:     3,
+		MaxRequeues:    10,
+		Jitter:         0.2,
+		MemoryGrowth:   1.5,
 	}
 }
 
 // RetryOverride changes parts of a RetryPolicy; nil and empty fields change nothing.
 type RetryOverride struct {
-	Actions          map[Reason]Action `json:"actions,omitempty"`
-	Backoff          []Duration        `json:"backoff,omitempty"`
-	StartBackoff     []Duration        `json:"start_backoff,omitempty"`
-	MaxRetries       *int              `json:"max_retries,omitempty"`
-	MaxRequeues      *int              `json:"max_requeues,omitempty"`
-	MaxStartFailures *int              `json:"max_start_failures,omitempty"`
+	Actions        map[Reason]Action `json:"actions,omitempty"`
+	Backoff        []Duration        `json:"backoff,omitempty"`
+	RequeueBackoff []Duration        `json:"requeue_backoff,omitempty"`
+	MaxRetries     *int              `json:"max_retries,omitempty"`
+	MaxRequeues    *int              `json:"max_requeues,omitempty"`
+	// StartBackoff and MaxStartFailures are read, and have no effect: older items
+	// have them, from when start failures had rules of their own.
+	StartBackoff     []Duration `json:"start_backoff,omitempty"`
+	MaxStartFailures *int       `json:"max_start_failures,omitempty"`
 }
 
 // overridable are the actions a person may choose; the rest follow from the
 // reason alone (completed work cannot be declared, nor a cancellation undone).
-var overridable = []Action{ActStuck, ActFail, ActRetry, ActRequeue, ActRestart, ActWait}
+var overridable = []Action{ActStuck, ActFail, ActRetry, ActRequeue, ActWait}
 
 // Validate returns ErrInvalid for an unknown reason or action, or a negative count.
 func (o RetryOverride) Validate() error {
@@ -140,8 +169,8 @@ func (p RetryPolicy) With(o *RetryOverride) RetryPolicy {
 	if len(o.Backoff) > 0 {
 		p.Backoff = o.Backoff
 	}
-	if len(o.StartBackoff) > 0 {
-		p.StartBackoff = o.StartBackoff
+	if len(o.RequeueBackoff) > 0 {
+		p.RequeueBackoff = o.RequeueBackoff
 	}
 	set := func(to *int, from *int) {
 		if from != nil {
@@ -150,7 +179,6 @@ func (p RetryPolicy) With(o *RetryOverride) RetryPolicy {
 	}
 	set(&p.MaxRetries, o.MaxRetries)
 	set(&p.MaxRequeues, o.MaxRequeues)
-	set(&p.MaxStartFailures, o.MaxStartFailures)
 	return p
 }
 
@@ -158,7 +186,7 @@ func (p RetryPolicy) With(o *RetryOverride) RetryPolicy {
 type Decision struct {
 	State     State     // where the item goes
 	NotBefore time.Time // earliest next dispatch, when State is queued
-	Counter   Action    // which counter goes up: retry, requeue, restart, or none if empty
+	Counter   Action    // which counter goes up: retry, requeue, or none if empty
 	MemoryMB  int       // memory of the next attempt, when State is queued
 	Why       string    // the sentence people read
 }
@@ -178,13 +206,19 @@ func (p RetryPolicy) Next(item Item, end Ending, now time.Time) Decision {
 	}
 	switch action {
 	case ActComplete:
-		return Decision{State: StateCompleted, Why: "the work is done and pushed"}
+		why := "the work is done and pushed"
+		if end.Reason == ReasonNoChange {
+			why = "there is nothing to push, and no pull request"
+		}
+		return Decision{State: StateCompleted, Why: why}
 	case ActStuck:
 		return Decision{State: StateStuck, Why: "the agent gave up: a person must look"}
 	case ActCancel:
 		return Decision{State: StateCancelled, Why: "cancelled"}
 	case ActFail:
 		return Decision{State: StateFailed, Why: fmt.Sprintf("%s is not retried", end.Reason)}
+	case ActRequeue:
+		return p.requeue(item, end, now)
 	}
 	if limit := item.Spec.Limits.MaxIterations; limit > 0 && max(item.Iteration, end.Iteration) >= limit {
 		if end.Finished == nil {
@@ -212,18 +246,6 @@ func (p RetryPolicy) again(item Item, action Action, end Ending, now time.Time) 
 		wait := p.jittered(nth(p.Backoff, item.Retries), attempt)
 		d.NotBefore = now.Add(wait)
 		d.Why = fmt.Sprintf("retry %d of %d after a backoff of %s", item.Retries+1, p.MaxRetries, wait.Round(time.Second))
-	case ActRequeue:
-		if item.Requeues >= p.MaxRequeues {
-			return Decision{State: StateFailed, Why: fmt.Sprintf("requeued %d times already", p.MaxRequeues)}
-		}
-		d.Why = fmt.Sprintf("requeued at once (%d of %d), no retry spent", item.Requeues+1, p.MaxRequeues)
-	case ActRestart:
-		if item.StartFailures+1 >= p.MaxStartFailures {
-			return Decision{State: StateFailed, Why: fmt.Sprintf("did not start %d times", item.StartFailures+1)}
-		}
-		wait := p.jittered(nth(p.StartBackoff, item.StartFailures), attempt)
-		d.NotBefore = now.Add(wait)
-		d.Why = fmt.Sprintf("start failure %d of %d, again after %s", item.StartFailures+1, p.MaxStartFailures, wait.Round(time.Second))
 	case ActWait:
 		d.Counter = ""
 		switch {
@@ -239,6 +261,25 @@ func (p RetryPolicy) again(item Item, action Action, end Ending, now time.Time) 
 		return Decision{State: StateFailed, Why: fmt.Sprintf("no rule for %s", end.Reason)}
 	}
 	return d
+}
+
+// requeue decides about an item whose attempt ended by no fault of its own. It
+// never fails the item. But an agent that starves its node looks like a node that
+// fails: a person must look once the budget is gone, or once it happened again and
+// again while other attempts on the same nodes went on.
+func (p RetryPolicy) requeue(item Item, end Ending, now time.Time) Decision {
+	row := item.Requeues + 1
+	if gone := item.budgetGone(end, now); gone != "" {
+		return Decision{State: StateStuck, Counter: ActRequeue, Why: gone + ": a person must look"}
+	}
+	if row >= p.MaxRequeues && end.Witnessed >= p.MaxRequeues {
+		return Decision{State: StateStuck, Counter: ActRequeue, Why: fmt.Sprintf("%d attempts in a row ended like this while others on the same nodes went on: a person must look", row)}
+	}
+	wait := p.jittered(nth(p.RequeueBackoff, item.Requeues), item.CurrentID())
+	return Decision{
+		State: StateQueued, Counter: ActRequeue, NotBefore: now.Add(wait), MemoryMB: p.memory(item, end.Reason),
+		Why: fmt.Sprintf("requeued after a backoff of %s (%d in a row), no retry spent", wait.Round(time.Second), row),
+	}
 }
 
 // memory returns the memory of the next attempt: grown after an OOM up to the

@@ -1,6 +1,8 @@
 package work_test
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,13 +44,14 @@ func TestTableOfReasons(t *testing.T) {
 		state    work.State
 		retries  int
 		requeues int
-		starts   int
 		min, max time.Duration // of the wait
 	}
 	retry := func(a work.AttemptState) want {
 		return want{attempt: a, state: work.StateQueued, retries: 1, min: time.Minute, max: 72 * time.Second}
 	}
-	requeue := want{attempt: work.AttemptKilled, state: work.StateQueued, requeues: 1}
+	requeue := want{attempt: work.AttemptKilled, state: work.StateQueued, requeues: 1, min: 10 * time.Second, max: 12 * time.Second}
+	notStarted := requeue
+	notStarted.attempt = work.AttemptFailed
 	table := map[work.Reason]want{
 		work.ReasonCompleted:        {attempt: work.AttemptCompleted, state: work.StateCompleted},
 		work.ReasonStuck:            {attempt: work.AttemptStuck, state: work.StateStuck},
@@ -62,7 +65,7 @@ func TestTableOfReasons(t *testing.T) {
 		work.ReasonNodeLost:         requeue,
 		work.ReasonDrained:          requeue,
 		work.ReasonPreempted:        requeue,
-		work.ReasonStartFailed:      {attempt: work.AttemptFailed, state: work.StateQueued, starts: 1, min: time.Minute, max: 72 * time.Second},
+		work.ReasonStartFailed:      notStarted,
 		work.ReasonGitAuthFailed:    {attempt: work.AttemptFailed, state: work.StateFailed},
 		work.ReasonRateLimited:      {attempt: work.AttemptFailed, state: work.StateQueued, min: time.Hour, max: time.Hour},
 		work.ReasonLocked:           {attempt: work.AttemptFailed, state: work.StateQueued, min: time.Hour, max: time.Hour},
@@ -86,8 +89,11 @@ func TestTableOfReasons(t *testing.T) {
 			if attempt.State != w.attempt || attempt.Reason != reason || item.State != w.state {
 				t.Errorf("attempt %s (%s), item %s", attempt.State, attempt.Reason, item.State)
 			}
-			if item.Retries != w.retries || item.Requeues != w.requeues || item.StartFailures != w.starts {
-				t.Errorf("retries %d, requeues %d, start failures %d", item.Retries, item.Requeues, item.StartFailures)
+			if item.Retries != w.retries || item.Requeues != w.requeues {
+				t.Errorf("retries = %d, requeues = %d, want %d and %d", item.Retries, item.Requeues, w.retries, w.requeues)
+			}
+			if infrastructure := w.requeues > 0; reason.Infrastructure() != infrastructure {
+				t.Errorf("Infrastructure() = %t, want %t", reason.Infrastructure(), infrastructure)
 			}
 			if item.State == work.StateQueued {
 				if wait := item.NotBefore.Sub(now); wait < w.min || wait > w.max {
@@ -134,12 +140,122 @@ func TestNoWorkIsRetriedOnce(t *testing.T) {
 	}
 }
 
-func TestRequeuesAndStartFailuresHaveTheirOwnLimits(t *testing.T) {
-	if item, _ := endAgain(t, running(t), work.ReasonNodeLost); item.State != work.StateFailed || len(item.Attempts) != 11 || item.Retries != 0 {
-		t.Errorf("node lost: %s after %d attempts, %d retries", item.State, len(item.Attempts), item.Retries)
+// infrastructure are the reasons in which the item has no part.
+var infrastructure = []work.Reason{
+	work.ReasonNodeLost, work.ReasonDrained, work.ReasonPreempted, work.ReasonStartFailed, work.ReasonFenced, work.ReasonUnreachable,
+}
+
+// requeued ends attempts for one reason after the other, beside so many witnesses
+// of the row, until the item is terminal, at most so often.
+func requeued(t *testing.T, item work.Item, most int, witnessed func(row int) int) (work.Item, []time.Duration) {
+	t.Helper()
+	var waits []time.Duration
+	for row := 1; row <= most; row++ {
+		end := work.Ending{Reason: infrastructure[row%len(infrastructure)], Detail: "because", Witnessed: witnessed(row)}
+		item = apply(t, item, work.Ended{Attempt: item.CurrentID(), Ending: end})
+		if item.State.Terminal() {
+			break
+		}
+		waits = append(waits, item.NotBefore.Sub(now))
+		item = apply(t, item, work.Assigned{})
 	}
-	if item, _ := endAgain(t, running(t), work.ReasonStartFailed); item.State != work.StateFailed || len(item.Attempts) != 5 || item.Retries != 0 {
-		t.Errorf("start failed: %s after %d attempts, %d retries", item.State, len(item.Attempts), item.Retries)
+	return item, waits
+}
+
+func TestRequeuesDoubleTheirBackoffAndNeverFailTheItem(t *testing.T) {
+	item, waits := requeued(t, running(t), 40, func(int) int { return 0 })
+	if item.State != work.StateAssigned || len(item.Attempts) != 41 || item.Retries != 0 || item.Requeues != 40 {
+		t.Fatalf("state = %s, attempts = %d, retries = %d, requeues = %d, want assigned, 41, 0, 40", item.State, len(item.Attempts), item.Retries, item.Requeues)
+	}
+	base := 10 * time.Second
+	for i, wait := range waits {
+		if wait < base || wait > base*12/10 {
+			t.Errorf("wait %d = %s, want %s to %s", i+1, wait, base, base*12/10)
+		}
+		base = min(2*base, 10*time.Minute)
+	}
+}
+
+func TestRequeuesBesideAttemptsThatGoOnEndStuck(t *testing.T) {
+	item, _ := requeued(t, running(t), 40, func(row int) int { return row })
+	if item.State != work.StateStuck || len(item.Attempts) != 10 || item.Retries != 0 {
+		t.Errorf("state = %s, attempts = %d, retries = %d, want stuck, 10, 0", item.State, len(item.Attempts), item.Retries)
+	}
+	if want := "10 attempts in a row ended like this while others on the same nodes went on: a person must look"; !strings.HasSuffix(item.Why, want) {
+		t.Errorf("why = %q, want it to end with %q", item.Why, want)
+	}
+	item, _ = requeued(t, running(t), 40, func(row int) int { return row / 2 })
+	if item.State != work.StateStuck || len(item.Attempts) != 20 {
+		t.Errorf("every other one witnessed: state = %s, attempts = %d, want stuck, 20", item.State, len(item.Attempts))
+	}
+}
+
+func TestAnEndOfItsOwnBeginsTheRowAnew(t *testing.T) {
+	item, _ := requeued(t, running(t), 9, func(row int) int { return row })
+	item = apply(t, item, work.Ended{Attempt: item.CurrentID(), Ending: work.Ending{Reason: work.ReasonCrashed, Detail: "died"}}, work.Assigned{})
+	if item.Requeues != 0 || item.Retries != 1 {
+		t.Fatalf("requeues = %d, retries = %d, want 0, 1", item.Requeues, item.Retries)
+	}
+	item, waits := requeued(t, item, 9, func(row int) int { return row })
+	if item.State.Terminal() || waits[0] > 12*time.Second {
+		t.Errorf("state = %s, first wait = %s, want assigned, 10s to 12s", item.State, waits[0])
+	}
+}
+
+func TestRequeueWithItsBudgetGoneEndsStuck(t *testing.T) {
+	for name, c := range map[string]struct {
+		budget work.Budget
+		end    work.Ending
+		want   string
+	}{
+		"tokens":   {work.Budget{Tokens: 1000}, work.Ending{Tokens: work.Tokens{In: 900, Out: 100}}, "its budget of 1000 tokens is used up: a person must look"},
+		"cost":     {work.Budget{CostUSD: 2}, work.Ending{CostUSD: 2.5}, "its budget of 2 USD is used up: a person must look"},
+		"time":     {work.Budget{Time: work.Duration(time.Hour)}, work.Ending{}, "its budget of 1h0m0s is used up: a person must look"},
+		"not gone": {work.Budget{Tokens: 1000, CostUSD: 2, Time: work.Duration(2 * time.Hour)}, work.Ending{Tokens: work.Tokens{In: 999}, CostUSD: 1.99}, ""},
+	} {
+		item := running(t)
+		item.Spec.Budget = c.budget
+		c.end.Reason, c.end.Detail = work.ReasonNodeLost, "node lost"
+		item, err := work.Apply(item, work.Ended{Attempt: item.CurrentID(), Ending: c.end}, work.DefaultRetryPolicy(), now.Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := work.StateStuck
+		if c.want == "" {
+			want = work.StateQueued
+		}
+		if item.State != want || !strings.HasSuffix(item.Why, c.want) {
+			t.Errorf("%s: state = %s, why = %q, want %s, %q", name, item.State, item.Why, want, c.want)
+		}
+	}
+}
+
+func TestInfrastructureGivesTheLastIterationBack(t *testing.T) {
+	end := work.Ending{Reason: work.ReasonNodeLost, Detail: "node lost", Iteration: work.DefaultMaxIterations}
+	item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: end})
+	if item.State != work.StateQueued || item.Iteration != work.DefaultMaxIterations-1 {
+		t.Errorf("state = %s, iteration = %d, want queued, %d", item.State, item.Iteration, work.DefaultMaxIterations-1)
+	}
+}
+
+// TestOverridesOfOlderItemsAreRead: start failures had an action, a backoff and a
+// limit of their own.
+func TestOverridesOfOlderItemsAreRead(t *testing.T) {
+	old := `{"repository":"https://git.example.org/a/b.git","task":"x","retry":{"actions":{"start_failed":"restart","crashed":"fail"},"start_backoff":["1s"],"max_start_failures":2,"max_requeues":3}}`
+	s, err := work.DecodeSpec([]byte(old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	p := work.DefaultRetryPolicy().With(s.Retry)
+	if p.Actions[work.ReasonStartFailed] != work.ActRequeue || p.Actions[work.ReasonCrashed] != work.ActFail || p.MaxRequeues != 3 {
+		t.Errorf("policy = %+v, want start_failed requeue, crashed fail, 3 requeues", p)
+	}
+	var item work.Item
+	if err := json.Unmarshal([]byte(`{"id":"`+itemID+`","state":"queued","requeues":4,"start_failures":3}`), &item); err != nil || item.Requeues != 4 {
+		t.Errorf("requeues = %d, error = %v, want 4, nil", item.Requeues, err)
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	maxCauseBytes    = 1536
 	maxEventsBytes   = 4 << 10 // of all of an attempt's
 	maxTestBytes     = 4 << 10
+	maxListBytes     = 1 << 10 // of one list of a Tree
 	maxPRErrorBytes  = 2 << 10
 	maxPRLineBytes   = 1 << 10
 	maxPRStoredBytes = 32 << 10 // of a pull request's text
@@ -28,8 +29,8 @@ const (
 // About what a record takes without its texts: names of fields, numbers, times.
 const (
 	bareItem       = 1400
-	bareAttempt    = 700
-	bareResult     = 1 << 10
+	bareAttempt    = 900
+	bareResult     = 1200
 	bareTransition = 140
 	bareSpec       = 2 << 10
 	bareEarlier    = 1400
@@ -79,7 +80,7 @@ func (u Unknown) storedBytes() (n int) {
 
 // StoredBytes returns how many bytes the specification takes at most as stored.
 func (s Spec) StoredBytes() int {
-	n := bareSpec + s.Unknown.storedBytes() + jsonBytesOf(s.Repository, s.Base, s.Task, s.Queue, s.UniqueKey, s.Image, s.Agent, s.Prompt,
+	n := bareSpec + s.Unknown.storedBytes() + jsonBytesOf(s.Repository, s.Base, s.Task, s.Queue, s.UniqueKey, s.Image, s.Agent, s.Prompt, s.Uncommitted,
 		s.Loop.Mode, s.Loop.DonePhrase, s.Test.Command, s.Test.JUnit, s.PR.Provider, s.PR.APIURL, s.PR.Title, s.PR.Body, s.PR.Draft)
 	for _, texts := range [][]string{s.Paths, s.DependsOn, s.Command, s.PR.Labels, s.PR.Reviewers} {
 		n += jsonBytesOf(texts...)
@@ -89,7 +90,7 @@ func (s Spec) StoredBytes() int {
 	}
 	if s.Retry != nil {
 		const duration = 30 // bytes, at most
-		n += duration * (len(s.Retry.Backoff) + len(s.Retry.StartBackoff) + 2*len(s.Retry.Actions))
+		n += duration * (len(s.Retry.Backoff) + len(s.Retry.RequeueBackoff) + len(s.Retry.StartBackoff) + 2*len(s.Retry.Actions))
 	}
 	return n
 }
@@ -129,7 +130,7 @@ func (r *Result) storedBytes() int {
 	if r == nil {
 		return 0
 	}
-	return bareResult + r.Unknown.storedBytes() + r.PR.storedBytes() + r.Conversation.storedBytes() +
+	return bareResult + jsonBytesOf(r.Start) + r.Tree.storedBytes() + r.Unknown.storedBytes() + r.PR.storedBytes() + r.Conversation.storedBytes() +
 		jsonBytesOf(r.Allocation, r.Detail, r.Branch, r.Commit, r.RemoteCommit, r.Test.Detail)
 }
 
@@ -210,6 +211,26 @@ func (p PullRequest) bounded() PullRequest {
 	return p
 }
 
+func (t Tree) storedBytes() int {
+	return jsonBytesOf(t.LeftOut...) + jsonBytesOf(t.Left...) + jsonBytesOf(t.Notes...)
+}
+
+func (t Tree) bounded() Tree {
+	t.LeftOut, t.Left, t.Notes = cutList(t.LeftOut), cutList(t.Left), cutList(t.Notes)
+	return t
+}
+
+// cutList returns the first of the names that may be stored.
+func cutList(names []string) []string {
+	n := 0
+	for at, name := range names {
+		if n += jsonBytesOf(name); n > maxListBytes {
+			return names[:at]
+		}
+	}
+	return names
+}
+
 func (t TestOutcome) bounded() TestOutcome {
 	t.Detail = cutFront(t.Detail, maxTestBytes)
 	return t
@@ -226,6 +247,7 @@ func (c *Conversation) bounded() *Conversation {
 func (r Result) Bounded() Result {
 	r.Detail, r.Test, r.PR, r.Conversation = cut(r.Detail, maxDetailBytes), r.Test.bounded(), r.PR.bounded(), r.Conversation.bounded()
 	r.Allocation, r.Branch = cut(r.Allocation, maxNameBytes), cut(r.Branch, maxNameBytes)
+	r.Start, r.Tree = cut(r.Start, maxNameBytes), r.Tree.bounded()
 	r.Commit, r.RemoteCommit = cut(r.Commit, maxNameBytes), cut(r.RemoteCommit, maxNameBytes)
 	return r
 }

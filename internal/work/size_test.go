@@ -188,6 +188,7 @@ func (l *life) step() {
 		return &work.Result{
 			Attempt: l.item.CurrentID(), Allocation: "a", Reason: reason, Detail: long(), Commit: "c", RemoteCommit: "c", Branch: long(),
 			Test: work.TestOutcome{Status: work.TestFailed, Detail: long()}, Conversation: &work.Conversation{ID: long()},
+			Tree: work.Tree{LeftOut: []string{long(), "x"}, Left: []string{text(l.T, 900)}, Notes: []string{"y", long()}}, Start: long(),
 			PR: work.PullRequest{Status: work.PRFailed, URL: long(), Title: long(), Body: long(), Error: long()},
 		}
 	}

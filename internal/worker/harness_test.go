@@ -52,6 +52,8 @@ type bench struct {
 	out      *buffer
 	health   string // address
 	registry *prometheus.Registry
+
+	remotePatience time.Duration
 }
 
 // newBench returns the bench of an item whose agent is a shell script, with the embedded Consul.
@@ -116,7 +118,7 @@ func (b *bench) runWith(ctx context.Context) error {
 	}
 	redactor := redact.FromEnviron(b.environ)
 	return worker.Run(ctx, worker.Options{
-		Health: b.health, Registry: b.registry,
+		Health: b.health, Registry: b.registry, RemotePatience: b.remotePatience,
 		Payload: path, Allocation: b.alloc, Dir: filepath.Join(b.dir, "work"), Environ: b.environ,
 		Stdout: redactor.Writer(b.out), Stderr: redactor.Writer(b.out), Redactor: redactor,
 		Logger: hclog.New(&hclog.LoggerOptions{Output: redactor.Writer(b.out)}),

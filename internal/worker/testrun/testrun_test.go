@@ -101,7 +101,8 @@ func TestPrintedTestsAreCounted(t *testing.T) {
 		"TAP, no plan":                 {[]string{"TAP version 14", "ok 1"}, "error", 1, 0, "no plan"},
 		"plain go test":                {[]string{"ok  \texample.org/pkg\t0.1s", "--- FAIL: TestX (0.00s)"}, "passed", 0, 0, ""},
 		"plain go test beside TAP":     {[]string{"1..1", "ok 1", "ok  \texample.org/pkg\t0.1s"}, "passed", 1, 0, ""},
-		"looks like TAP":               {[]string{"ok", "ok 1 - real", "ok 200 GET /health", "not ok 2", "not ok, but going on"}, "passed", 0, 0, ""},
+		"looks like TAP":               {[]string{"ok", "ok 1 - real", "ok 200 GET /health", "not ok", "not ok, but going on", "ok - x"}, "passed", 1, 0, ""},
+		"TAP without a plan":           {[]string{"ok 1 - a", "not ok 2 - b", "ok 1 - c", "not ok 2 - later # TODO"}, "failed", 2, 1, "2 b"},
 		"an event that is no test's":   {[]string{`{"Action":"pass","Test":"x","level":"info"}`, `{"Action":"pass","Package":1,"Test":"x"}`, `{"Action":"pass"`}, "passed", 0, 0, ""},
 		"an event in a string of JSON": {[]string{`{"Action":"output","Package":"a","Test":"TestX","Output":"{\"Action\":\"fail\",\"Package\":\"b\",\"Test\":\"T\"}\n"}`}, "passed", 0, 0, ""},
 	} {
@@ -132,7 +133,7 @@ func TestPrintedTests_RecordedOutput(t *testing.T) {
 		"gotest/real-e.jsonl":             {1, "failed", 0, 1, "exit code 1"},
 		"gotest/rerun-fails.jsonl":        {0, "passed", 1, 0, "passed only when run again: x TestFlaky"},
 		"tap/node-test.tap":               {1, "failed", 1, 1, "exit code 1"},
-		"tap/plain-output.txt":            {0, "passed", 0, 0, ""},
+		"tap/plain-output.txt":            {0, "passed", 1, 0, ""},
 		"tap/tap14-subtests.tap":          {0, "error", 1, 1, "Bail out! database is gone"},
 	} {
 		text, err := os.ReadFile(filepath.Join(recorded, name))
