@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ func TestUpgrade(t *testing.T) {
 	now := s.bin
 	s.bin = s.olderBin(before)
 	s.writeConfig()
+	s.withoutNewerSettings()
 	server := s.start()
 
 	u := s.populate(other)
@@ -101,6 +103,19 @@ func (s *spine) olderBin(programs string) string {
 	}
 	s.worker = fmt.Sprintf("driver = %q\n  binary = %q", "raw_exec", filepath.Join(dir, "drover-worker"))
 	return dir
+}
+
+// withoutNewerSettings leaves out of the configuration what the older server does not know.
+func (s *spine) withoutNewerSettings() {
+	s.t.Helper()
+	text, err := os.ReadFile(s.config)
+	if err == nil {
+		text = regexp.MustCompile(`(?m)^\s*(requeue_backoff|lost_after|steady)\s*=.*$`).ReplaceAll(text, nil)
+		err = os.WriteFile(s.config, text, 0o600)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // upgraded is what the older server had when it was killed.
