@@ -46,6 +46,10 @@ test: lint consul $(if $(engine),image,build) ## Check all that CI checks: lint,
 	CGO_ENABLED=1 DROVER_TEST_MUST_RUN=consul $(if $(engine),DROVER_TEST_IMAGE=drover-worker-demo:dev) \
 		go tool gotestsum --format pkgname -- -race -p 2 -timeout 15m ./...
 
+.PHONY: test-upgrade
+test-upgrade: consul ## Take over the data and the running workers of da528de (needs the history; part of make test)
+	DROVER_TEST_MUST_RUN=consul go test -count=1 -v -run TestUpgrade ./internal/app
+
 .PHONY: model
 model: ## Drive the orchestrator through 10,000 random orders of events, in virtual time
 	go test -count=1 -run TestRulesHoldInEveryOrderOfEvents ./internal/orchestrator -rapid.checks=10000

@@ -2,7 +2,6 @@ package consul
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -112,6 +111,9 @@ func claimed(claim work.Claim) error {
 func (c *Client) newAttempt(e work.Envelope, allocation string) *Attempt {
 	number := strconv.Itoa(e.Attempt.Number())
 	ttl := e.Spec.Limits.HeartbeatTTL.Std()
+	if e.Format < work.StoredFormat {
+		c = c.amongOlder()
+	}
 	a := &Attempt{
 		client: c, log: c.log.With(e.LogFields(allocation)...), id: e.Attempt, ttl: ttl, checkID: workerCheckID(e.Attempt, allocation), repository: work.RepositoryKey(e.Spec.Repository),
 		claim: work.Claim{Attempt: e.Attempt, Allocation: allocation}, tried: map[string]bool{},
@@ -244,7 +246,7 @@ func (a *Attempt) adopt(claim work.Claim, index uint64) {
 // reports whether it did, and the key's index then.
 // It returns work.ErrUnavailable or work.ErrUnknownOutcome.
 func (c *Client) write(ctx context.Context, key string, over uint64, v any) (made bool, index uint64, err error) {
-	data, err := json.Marshal(v)
+	data, err := work.EncodeStored(v)
 	if err != nil {
 		return false, 0, fmt.Errorf("encode %s: %w", key, err)
 	}
@@ -310,7 +312,11 @@ func (a *Attempt) Beat(ctx context.Context, output string, silent bool) error {
 // SaveProgress stores how far the attempt has come. It may be repeated.
 // It returns work.ErrUnavailable or work.ErrUnknownOutcome.
 func (a *Attempt) SaveProgress(ctx context.Context, p work.Progress) error {
-	data, err := json.Marshal(p)
+	if p.Finished != nil {
+		bounded := p.Finished.Bounded()
+		p.Finished = &bounded
+	}
+	data, err := work.EncodeStored(p)
 	if err != nil {
 		return fmt.Errorf("encode progress: %w", err)
 	}
@@ -323,7 +329,7 @@ func (a *Attempt) SaveProgress(ctx context.Context, p work.Progress) error {
 // It returns work.ErrConflict when there is another allocation's result, and
 // work.ErrUnavailable or work.ErrUnknownOutcome.
 func (a *Attempt) Report(ctx context.Context, r work.Result) error {
-	made, _, err := a.client.write(ctx, a.client.Keys.Result(a.id), 0, r)
+	made, _, err := a.client.write(ctx, a.client.Keys.Result(a.id), 0, r.Bounded())
 	if made {
 		return nil
 	}

@@ -29,7 +29,7 @@ func envelope(ttl time.Duration) work.Envelope {
 	item := newItem("x")
 	item.Spec.Limits.HeartbeatTTL = work.Duration(ttl)
 	item.Spec.Repository = "https://someone@git.example.org/a/b.git"
-	return work.Envelope{Item: item.ID, Attempt: work.NewAttemptID(item.ID, 1), Spec: item.Spec, Branch: item.Branch}
+	return work.Envelope{Format: work.StoredFormat, Item: item.ID, Attempt: work.NewAttemptID(item.ID, 1), Spec: item.Spec, Branch: item.Branch}
 }
 
 func claim(t *testing.T, client *consul.Client, e work.Envelope, allocation string) *consul.Attempt {

@@ -31,7 +31,7 @@ type Client struct {
 	repeat *api.Client
 	once   *api.Client
 	lost   *lostLocks
-	tries  sync.Map // sessions of claims that this process tried to write, and knows nothing more of
+	tries  *sync.Map // sessions of claims that this process tried to write, and knows nothing more of
 }
 
 // Options of a Client. Address, token and TLS come from the environment as the
@@ -70,7 +70,7 @@ func Open(opts Options) (*Client, error) {
 		opts.Logger = hclog.NewNullLogger()
 	}
 	timing := opts.Timing.withDefaults()
-	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), health: opts.Health, timing: timing, lost: newLostLocks(timing.LockDelay)}
+	c := &Client{Keys: NewKeys(opts.Prefix), log: opts.Logger.Named("consul"), health: opts.Health, timing: timing, lost: newLostLocks(timing.LockDelay), tries: &sync.Map{}}
 	cfg := api.DefaultConfig()
 	if opts.Address != "" {
 		cfg.Address = opts.Address
@@ -103,6 +103,14 @@ func shownAddress(cfg api.Config) string {
 		return work.RedactURL(cfg.Address)
 	}
 	return cmp.Or(cfg.Scheme, "http") + "://" + cfg.Address
+}
+
+// amongOlder returns a client that locks as workers do which were dispatched before
+// work.StoredFormat 2.
+func (c *Client) amongOlder() *Client {
+	older := *c
+	older.Keys.unsafe = true
+	return &older
 }
 
 // transport builds the connection: given, over a unix socket, or TCP with the

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,13 +15,20 @@ import (
 )
 
 // Bounds of one transaction. Consul takes 128 operations since 1.14.0 and 64
-// before, which is the bound of a single commit; the body limit is 512 KiB, and
-// base64 adds a third.
+// before, which is the bound of a single commit; the body's limit is 512 KiB
+// (txn_max_req_len), from which what the fence takes is kept back.
 const (
 	maxOps      = 128
 	maxOpsOlder = 64
-	maxBytes    = 300 << 10
+	maxBytes    = 512<<10 - opBytes
+	opBytes     = 512 // of an operation, at most, without key and value
 )
+
+// bodyBytes is what an operation takes of a transaction's body.
+func bodyBytes(op *api.KVTxnOp) int {
+	const escaped = 6 // an & in a key
+	return opBytes + base64.StdEncoding.EncodedLen(len(op.Value)) + escaped*len(op.Key)
+}
 
 // Bounds of one attempt's kept logs: as they are stored, and once unpacked.
 const (
@@ -55,10 +63,10 @@ func (t *Term) Commit(ctx context.Context, changes ...work.Change) error {
 		c.ops = append(c.ops, ops...)
 	}
 	for _, op := range c.ops {
-		c.bytes += len(op.KV.Value) + len(op.KV.Key)
+		c.bytes += bodyBytes(op.KV)
 	}
 	if len(c.ops) >= maxOpsOlder || c.bytes > maxBytes {
-		return fmt.Errorf("commit of %d operations and %d bytes: over Consul's limit: %w", len(c.ops), c.bytes, work.ErrInvalid)
+		return fmt.Errorf("commit of %d operations and %d bytes: over Consul's limits of %d and %d: %w", len(c.ops), c.bytes, maxOpsOlder-1, maxBytes, work.ErrInvalid)
 	}
 	select {
 	case t.commits <- c:
@@ -286,7 +294,7 @@ func zipLogs(logs work.KeptLogs) ([]byte, error) {
 }
 
 func put(key string, v any) (api.TxnOps, error) {
-	data, err := json.Marshal(v)
+	data, err := work.EncodeStored(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", key, err)
 	}

@@ -1,6 +1,9 @@
 package consul
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"drover/internal/work"
@@ -11,6 +14,7 @@ const DefaultPrefix = "drover/"
 
 // Keys is the layout of drover's keys below one prefix. Nothing else builds a key.
 //
+//	format                 work.Format; the number of this layout
 //	leader                 lock of the leading server; value: its id and address
 //	items/<item>           work.Item; written by the leader only
 //	claims/<attempt>       work.Claim; which allocation runs an attempt
@@ -25,8 +29,14 @@ const DefaultPrefix = "drover/"
 //	tokens/<token>         work.Token; a client's credential, its secret hashed
 //	probes/<name>          what a probe of the doctor writes, for a moment
 //
-// The folders results/ and locks/ have empty keys of their own, see Term.keepFolders.
-type Keys struct{ prefix string }
+// <repo> and <repository> are a work.RepositoryKey as safeName writes it. The
+// folders results/ and locks/ have empty keys of their own, see Term.keepFolders.
+type Keys struct {
+	prefix string
+	// unsafe names locks as drover did before work.StoredFormat 2: for a worker
+	// that was dispatched by such a server, among others like it.
+	unsafe bool
+}
 
 // NewKeys returns the layout below prefix, DefaultPrefix if it is empty.
 func NewKeys(prefix string) Keys {
@@ -36,8 +46,49 @@ func NewKeys(prefix string) Keys {
 	return Keys{prefix: strings.TrimSuffix(prefix, "/") + "/"}
 }
 
+// maxNameBytes bounds what safeName returns, so that a key stays readable.
+const maxNameBytes = 200
+
+// safeName writes a name as one segment of a key that every Consul takes. 1.21.5
+// and 1.22.0 take only ^[a-zA-Z0-9,_./\-?&=]+$ (hashicorp/consul#22682), later ones
+// no segment of two dots, in whatever encoding, and no space at the ends (#22850).
+//
+// Letters, digits, -, _ and . stand for themselves, a comma for a slash, and =xx
+// for any other byte and for a dot at either end or after another. Two names never
+// give one segment: of a long name, the end is replaced by its SHA-256 after an &.
+func safeName(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '/':
+			b.WriteByte(',')
+		case c == '.' && (i == 0 || i == len(name)-1 || name[i-1] == '.' || name[i-1] == '/' || name[i+1] == '/'):
+			b.WriteString("=2e")
+		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "=%02x", c)
+		}
+	}
+	if b.Len() == 0 {
+		return "="
+	}
+	if b.Len() <= maxNameBytes {
+		return b.String()
+	}
+	sum := sha256.Sum256([]byte(name))
+	end := "&" + hex.EncodeToString(sum[:])
+	return b.String()[:maxNameBytes-len(end)] + end
+}
+
+// unsafeName is what safeName was before work.StoredFormat 2.
+func unsafeName(name string) string { return strings.ReplaceAll(name, "/", ":") }
+
 // Prefix returns the prefix, with its closing slash.
 func (k Keys) Prefix() string { return k.prefix }
+
+// Format holds the number of the layout.
+func (k Keys) Format() string { return k.prefix + "format" }
 
 // Leader is the lock of the leading server.
 func (k Keys) Leader() string { return k.prefix + "leader" }
@@ -96,7 +147,10 @@ func (k Keys) Locks() string { return k.prefix + "locks/" }
 // RepositoryLocks is the folder of the locks in one repository, named by its
 // work.RepositoryKey. No repository's folder lies in another's.
 func (k Keys) RepositoryLocks(repository string) string {
-	return k.Locks() + strings.ReplaceAll(repository, "/", ":") + "/"
+	if k.unsafe {
+		return k.Locks() + unsafeName(repository) + "/"
+	}
+	return k.Locks() + safeName(repository) + "/"
 }
 
 // Lock holds what an attempt has locked.
@@ -107,23 +161,24 @@ func (k Keys) Lock(repository string, a work.AttemptID) string {
 // LockGuard changes with every lock that is granted in the repository. It stays.
 func (k Keys) LockGuard(repository string) string { return k.RepositoryLocks(repository) + "guard" }
 
-// parseLock returns what a lock's key names, not ok for another key.
+// parseLock returns what a lock's key names, as far as the repository can be read
+// from it; not ok for another key.
 func (k Keys) parseLock(key string) (repository string, a work.AttemptID, ok bool) {
 	folder, name, _ := strings.Cut(strings.TrimPrefix(key, k.Locks()), "/")
 	a, err := work.ParseAttemptID(name)
-	return strings.ReplaceAll(folder, ":", "/"), a, err == nil
+	return strings.NewReplacer(",", "/", ":", "/").Replace(folder), a, err == nil
 }
 
 // Queues is the folder of all queues' records.
 func (k Keys) Queues() string { return k.prefix + "queues/" }
 
 // Queue holds what is stored of a queue.
-func (k Keys) Queue(name string) string { return k.Queues() + name }
+func (k Keys) Queue(name string) string { return k.Queues() + safeName(name) }
 
 // Breakers is the folder of all breakers.
 func (k Keys) Breakers() string { return k.prefix + "breakers/" }
 
 // Breaker holds the breaker of a repository, named by its work.RepositoryKey.
 func (k Keys) Breaker(repository string) string {
-	return k.Breakers() + strings.ReplaceAll(repository, "/", ":")
+	return k.Breakers() + safeName(repository)
 }

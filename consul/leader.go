@@ -61,8 +61,9 @@ type Term struct {
 
 // Lead waits until the candidate leads and returns its term. The term ends with
 // ctx, by Resign, or when Consul lets another lead.
-// It returns the context's cause, work.ErrUnavailable or work.ErrUnknownOutcome;
-// the caller tries again.
+// It returns work.ErrFormat when what is stored is not for this version, the
+// context's cause, work.ErrUnavailable or work.ErrUnknownOutcome; the caller tries
+// again.
 func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 	t := &Term{client: c, who: who, checkID: "drover:server:" + who.ID, commits: make(chan *commit), closed: make(chan struct{})}
 	t.maxOps.Store(maxOps)
@@ -78,6 +79,9 @@ func (c *Client) Lead(ctx context.Context, who Candidate) (*Term, error) {
 	err := t.acquire()
 	if err == nil {
 		err = t.readFence(t.ctx)
+	}
+	if err == nil {
+		err = t.takeOver()
 	}
 	if err == nil {
 		err = t.keepFolders()

@@ -165,7 +165,7 @@ func withPaths(lock work.Lock, paths work.PathSet) (work.Lock, error) {
 
 // grant stores the lock, if the guard is where it was.
 func (a *Attempt) grant(ctx context.Context, guard uint64, lock work.Lock) error {
-	value, err := json.Marshal(lock)
+	value, err := work.EncodeStored(lock)
 	if err != nil {
 		return fmt.Errorf("encode lock: %w", err)
 	}
@@ -232,7 +232,7 @@ func (a *Attempt) Unlock(ctx context.Context, paths work.PathSet) error {
 		return a.drop(ctx)
 	}
 	lock.Paths = kept
-	value, err := json.Marshal(lock)
+	value, err := work.EncodeStored(lock)
 	if err != nil {
 		return fmt.Errorf("encode lock: %w", err)
 	}
@@ -299,7 +299,21 @@ func (c *Client) Locks(ctx context.Context, index uint64) ([]work.Lock, uint64, 
 	if err != nil {
 		return nil, 0, classify("watch locks", false, err)
 	}
-	return bare(c.readLocks(c.Keys.Locks(), pairs)), nextIndex(index, meta.LastIndex), nil
+	return bare(once(c.readLocks(c.Keys.Locks(), pairs))), nextIndex(index, meta.LastIndex), nil
+}
+
+// once leaves out the takeover's own locks, and the copy of a lock that is there
+// under both forms of its key.
+func once(locks []storedLock) (left []storedLock) {
+	seen := map[work.AttemptID]bool{}
+	for _, s := range locks {
+		if isFence(s) || seen[s.Attempt] {
+			continue
+		}
+		seen[s.Attempt] = true
+		left = append(left, s)
+	}
+	return left
 }
 
 // FreeLost removes the locks of ended attempts whose holder's session this client
@@ -325,7 +339,7 @@ func (c *Client) FreeLost(ctx context.Context) error {
 			over = append(over, s)
 		}
 	}
-	return c.removeLost(ctx, over)
+	return errors.Join(c.removeLost(ctx, over), c.endTakeover(ctx, pairs))
 }
 
 // BreakLock ends the session of a lock's holder. The holder notices when it next

@@ -41,7 +41,7 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	server, worker := g.open("server"), g.open("worker")
 	term := lead(t, server, "a")
 	item := newItem("x")
-	envelope := work.Envelope{Item: item.ID, Attempt: work.NewAttemptID(item.ID, 1), Spec: item.Spec}
+	envelope := work.Envelope{Format: work.StoredFormat, Item: item.ID, Attempt: work.NewAttemptID(item.ID, 1), Spec: item.Spec}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

@@ -254,11 +254,11 @@ func get[T any](ctx context.Context, c *Client, key string) (*T, uint64, error) 
 	if err != nil || pair == nil {
 		return nil, 0, classify("read "+key, false, err)
 	}
-	v := new(T)
-	if err := json.Unmarshal(pair.Value, v); err != nil {
+	v, err := work.DecodeStored[T](pair.Value)
+	if err != nil {
 		return nil, 0, fmt.Errorf("read %s: %v: %w", key, err, work.ErrInvalid)
 	}
-	return v, pair.ModifyIndex, nil
+	return &v, pair.ModifyIndex, nil
 }
 
 func list[T any](ctx context.Context, c *Client, folder string) ([]T, error) {
@@ -277,8 +277,8 @@ func decode[T any](c *Client, pairs api.KVPairs) ([]T, error) {
 		if strings.HasSuffix(pair.Key, "/") {
 			continue // the folder itself
 		}
-		var v T
-		if err := json.Unmarshal(pair.Value, &v); err != nil {
+		v, err := work.DecodeStored[T](pair.Value)
+		if err != nil {
 			c.log.Error("key can't be read and is passed over", "key", pair.Key, "error", err)
 			continue
 		}

@@ -29,7 +29,7 @@ echo x >x; git add -A; git commit -qm one
 `+binary+` locks -o json; says locks-json $?
 `)
 	item := work.NewID(time.Now())
-	other, err := c.client.ClaimAttempt(t.Context(), work.Envelope{Item: item, Attempt: work.NewAttemptID(item, 1), Spec: c.envelope.Spec}, "other")
+	other, err := c.client.ClaimAttempt(t.Context(), work.Envelope{Format: work.StoredFormat, Item: item, Attempt: work.NewAttemptID(item, 1), Spec: c.envelope.Spec}, "other")
 	if err != nil {
 		t.Fatal(err)
 	}

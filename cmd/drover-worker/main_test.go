@@ -78,7 +78,8 @@ func newContainer(t *testing.T, script string) *container {
 	}
 	item := work.NewID(time.Now())
 	c.envelope = work.Envelope{
-		Item: item, Attempt: work.NewAttemptID(item, 1), Branch: work.Branch(item),
+		Format: work.StoredFormat,
+		Item:   item, Attempt: work.NewAttemptID(item, 1), Branch: work.Branch(item),
 		Spec: work.Spec{Repository: c.git.URL(repo), Task: "x", Command: []string{"sh", "-c", script}}.WithDefaults(work.NewDefaults()),
 	}
 	c.env = []string{

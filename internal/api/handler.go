@@ -33,6 +33,8 @@ type Options struct {
 	// server. It returns work.ErrNoLeader when none leads, and
 	// work.ErrUnavailable. Nil means that this server always leads.
 	Leader func(ctx context.Context) (address string, self bool, err error)
+	// Fit returns what keeps this server from ever leading, nil if nothing does; may be nil.
+	Fit func() error
 	// Token may do everything; clients have to show it, or one that is stored.
 	// None is asked for if empty.
 	Token string

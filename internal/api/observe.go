@@ -81,6 +81,11 @@ func (h *handler) ready(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		health.Reasons = append(health.Reasons, "who leads is not known: "+err.Error())
 	}
+	if h.Fit != nil {
+		if err := h.Fit(); err != nil {
+			health.Reasons = append(health.Reasons, "this server does not lead: "+err.Error())
+		}
+	}
 	if health.Leads = self && err == nil; health.Leads {
 		status, err := h.Service.Status(ctx)
 		if err != nil {

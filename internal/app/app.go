@@ -53,6 +53,7 @@ type Server struct {
 	log     hclog.Logger
 	leading atomic.Pointer[orchestrator.Orchestrator] // nil while another leads
 	address atomic.Pointer[string]                    // where the API answers
+	barred  atomic.Pointer[error]                     // what keeps the server from leading for good, nil if nothing does
 	seen    *telemetryOf
 }
 
@@ -160,18 +161,39 @@ func (s *Server) lead(ctx context.Context) {
 		TTL:    s.opts.Config.Orchestrator.LeaderTTL.Std(), Version: s.opts.Version, Health: s.health,
 	}
 	for ctx.Err() == nil {
-		term, err := s.store.Lead(ctx, who)
+		term, err := s.elected(ctx, who)
 		if err == nil {
 			s.term(term)
 			continue
 		}
 		if ctx.Err() == nil {
-			s.log.Warn("can't take part in the election, trying again", "error", err)
+			s.notElected(err)
 		}
 		select {
 		case <-time.After(leadPause):
 		case <-ctx.Done():
 		}
+	}
+}
+
+// elected waits until the server leads. It takes no part in the election where it
+// does not know the format of what is stored.
+func (s *Server) elected(ctx context.Context, who consul.Candidate) (*consul.Term, error) {
+	if err := s.store.CheckFormat(ctx); err != nil {
+		return nil, err
+	}
+	s.barred.Store(nil)
+	return s.store.Lead(ctx, who)
+}
+
+// notElected logs why the server does not lead; what bars it for good, it logs once.
+func (s *Server) notElected(err error) {
+	if !errors.Is(err, work.ErrFormat) {
+		s.log.Warn("can't take part in the election, trying again", "error", err)
+		return
+	}
+	if was := s.barred.Swap(&err); was == nil || (*was).Error() != err.Error() {
+		s.log.Error("this server does not lead", "error", err)
 	}
 }
 

@@ -27,7 +27,7 @@ func (s *Server) apiOptions() (api.Options, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = settings
 	return api.Options{
-		Service: service{s}, Token: string(cfg.Token), StoredToken: s.store.Token, Leader: s.leader, Transport: transport,
+		Service: service{s}, Token: string(cfg.Token), StoredToken: s.store.Token, Leader: s.leader, Fit: s.fit, Transport: transport,
 		Logger: s.opts.Logs.Logger().Named("api"), Metrics: s.seen.handler(), MetricsNeedToken: cfg.MetricsNeedToken, Local: local{s},
 	}, nil
 }
@@ -49,8 +49,19 @@ func (s *Server) leader(ctx context.Context) (string, bool, error) {
 	return leader.Address, false, err
 }
 
+// fit returns what keeps this server from ever leading, nil if nothing does.
+func (s *Server) fit() error {
+	if barred := s.barred.Load(); barred != nil {
+		return *barred
+	}
+	return nil
+}
+
 // health says what keeps this server from answering calls, as /health does.
 func (s *Server) health(ctx context.Context) error {
+	if err := s.fit(); err != nil {
+		return err
+	}
 	_, self, err := s.leader(ctx)
 	if err != nil || !self {
 		return err

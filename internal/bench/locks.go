@@ -38,7 +38,7 @@ func locks(ctx context.Context, real bool) (_ []figure, err error) {
 	}
 	item := work.NewID(time.Now())
 	spec := work.Spec{Repository: "https://git.example.org/team/app.git", Task: "x"}.WithDefaults(work.NewDefaults())
-	attempt, err := client.ClaimAttempt(ctx, work.Envelope{Item: item, Attempt: work.NewAttemptID(item, 1), Spec: spec}, "bench")
+	attempt, err := client.ClaimAttempt(ctx, work.Envelope{Format: work.StoredFormat, Item: item, Attempt: work.NewAttemptID(item, 1), Spec: spec}, "bench")
 	if err != nil {
 		return nil, err
 	}

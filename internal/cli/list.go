@@ -153,7 +153,7 @@ func printItems(sh *shell, items []work.Item, now time.Time) error {
 	rows := [][]string{{"ID", "STATE", "REASON", "ATTEMPTS", "QUEUE", "REPOSITORY", "AGE", "PR", "WHY"}}
 	for _, item := range items {
 		rows = append(rows, []string{
-			item.ID, string(item.State), orNone(string(item.Reason)), strconv.Itoa(len(item.Attempts)), item.Spec.Queue,
+			item.ID, string(item.State), orNone(string(item.Reason)), strconv.Itoa(item.AttemptCount()), item.Spec.Queue,
 			tail(item.Spec.Repository, repositoryWidth), span(now.Sub(item.CreatedAt)), pullRequest(item.PR), short(item.Why, whyWidth),
 		})
 	}

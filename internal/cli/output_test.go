@@ -139,3 +139,27 @@ func FuzzReadItems(f *testing.F) {
 		}
 	})
 }
+
+func TestShowSumsUpEarlierAttempts(t *testing.T) {
+	began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	item := work.Item{
+		Earlier: &work.Earlier{
+			Attempts: 12, Reasons: map[work.Reason]int{work.ReasonNodeLost: 9, work.ReasonCrashed: 3}, Began: began, Ended: began.Add(time.Hour),
+			Ran: work.Duration(30 * time.Minute), Tokens: work.Tokens{In: 5, Out: 6}, CostUSD: 1.5, Transitions: 40,
+		},
+		Attempts: []work.Attempt{{Number: 13, State: work.AttemptRunning}},
+		History:  []work.Transition{{At: began, To: work.StateInProgress, Cause: "attempt 13 runs"}},
+	}
+	var b strings.Builder
+	p := &printer{w: &b}
+	p.attempts(item, began)
+	p.history(item)
+	for _, want := range []string{
+		"  12 earlier attempts are summarised: 3 crashed, 9 node_lost; from 2026-03-01 12:00:00Z to 2026-03-01 13:00:00Z, ran 30m00s, tokens 5 in and 6 out, 1.50 USD\n",
+		"  40 earlier transitions are not kept.\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("show prints\n%s\nwant in it\n%s", b.String(), want)
+		}
+	}
+}

@@ -125,7 +125,7 @@ func holdPaths(address, prefix, item, repository string, texts ...string) (relea
 	}
 	ctx := context.Background()
 	spec := work.Spec{Repository: repository, Task: "x"}.WithDefaults(work.NewDefaults())
-	attempt, err := client.ClaimAttempt(ctx, work.Envelope{Item: item, Attempt: work.NewAttemptID(item, 1), Spec: spec}, "a1")
+	attempt, err := client.ClaimAttempt(ctx, work.Envelope{Format: work.StoredFormat, Item: item, Attempt: work.NewAttemptID(item, 1), Spec: spec}, "a1")
 	if err != nil {
 		return nil, err
 	}

@@ -54,8 +54,8 @@ func runShow(ctx context.Context, opts showOptions, sh *shell) error {
 	p := newPrinter(sh)
 	p.item(item, time.Now())
 	p.progress(progress, time.Now())
-	p.attempts(item.Attempts, time.Now())
-	p.history(item.History)
+	p.attempts(item, time.Now())
+	p.history(item)
 	return p.err
 }
 
@@ -176,19 +176,37 @@ func (p *printer) progress(progress *work.Progress, now time.Time) {
 	p.printf(", %s ago\n", span(now.Sub(progress.At)))
 }
 
-func (p *printer) attempts(attempts []work.Attempt, now time.Time) {
-	if len(attempts) == 0 {
+func (p *printer) attempts(item work.Item, now time.Time) {
+	if len(item.Attempts) == 0 {
 		return
 	}
 	rows := [][]string{{"NO", "STATE", "REASON", "NODE", "MEMORY", "DURATION", "CHILD", "DETAIL"}}
-	for _, a := range attempts {
+	for _, a := range item.Attempts {
 		rows = append(rows, []string{
 			strconv.Itoa(a.Number), string(a.State), orNone(string(a.Reason)), orNone(a.Node), memoryOf(a),
 			durationOf(a, now), orNone(a.Child), orNone(strings.Join(strings.Fields(a.Detail), " ")),
 		})
 	}
 	p.printf("\nAttempts\n")
+	p.earlier(item.Earlier)
 	p.table("  ", rows)
+}
+
+// earlier writes what is summarised of the attempts that are not kept in full.
+func (p *printer) earlier(e *work.Earlier) {
+	if e == nil || e.Attempts == 0 {
+		return
+	}
+	var counts []string
+	for _, reason := range slices.Sorted(maps.Keys(e.Reasons)) {
+		counts = append(counts, fmt.Sprintf("%d %s", e.Reasons[reason], reason))
+	}
+	cost := ""
+	if e.CostUSD > 0 {
+		cost = fmt.Sprintf(", %.2f USD", e.CostUSD)
+	}
+	p.printf("  %d earlier attempts are summarised: %s; from %s to %s, ran %s, tokens %d in and %d out%s\n",
+		e.Attempts, strings.Join(counts, ", "), clock(e.Began), clock(e.Ended), span(e.Ran.Std()), e.Tokens.In, e.Tokens.Out, cost)
 }
 
 // memoryOf is the limit of an attempt, and its peak where the worker saw it.
@@ -211,7 +229,8 @@ func durationOf(a work.Attempt, now time.Time) string {
 
 // history writes every transition: when it was, how long after the one before,
 // from where to where, and why.
-func (p *printer) history(history []work.Transition) {
+func (p *printer) history(item work.Item) {
+	history := item.History
 	rows := [][]string{{"TIME", "AFTER", "FROM", "TO", "CAUSE"}}
 	for i, t := range history {
 		after := none
@@ -221,6 +240,9 @@ func (p *printer) history(history []work.Transition) {
 		rows = append(rows, []string{clock(t.At), after, orNone(string(t.From)), string(t.To), strings.Join(strings.Fields(t.Cause), " ")})
 	}
 	p.printf("\nHistory\n")
+	if e := item.Earlier; e != nil && e.Transitions > 0 {
+		p.printf("  %d earlier transitions are not kept.\n", e.Transitions)
+	}
 	p.table("  ", rows)
 }
 

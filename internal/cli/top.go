@@ -289,8 +289,8 @@ func (m *topModel) readDetail(id string) tea.Cmd {
 		now := time.Now()
 		p.item(item, now)
 		p.progress(progress, now)
-		p.attempts(item.Attempts, now)
-		p.history(item.History)
+		p.attempts(item, now)
+		p.history(item)
 		return detailMsg{text: text.String(), err: p.err}
 	}
 }

@@ -79,10 +79,22 @@ var kvCases = []consulCase{
 			c.Errorf("create index went from %d to %d", first.CreateIndex, second.CreateIndex)
 		}
 	}},
-	{"keys may have spaces, colons and UTF-8", func(c *consulUser) {
-		const odd = "repo with space/a:b@c?d=e&f#g/ünïcode%41"
-		is(c, "value", string(c.put(odd, "one").Value), "one")
-		is(c, "key", c.get(odd).Key, c.key(odd))
+	{"keys of letters, digits and ,_./-?&= are taken", func(c *consulUser) {
+		const all = "abcdefghijklmnopqrstuvwxyz/ABCDEFGHIJKLMNOPQRSTUVWXYZ/0123456789/a,b_c.d-e?f&g=h"
+		is(c, "value", string(c.put(all, "one").Value), "one")
+		is(c, "key", c.get(all).Key, c.key(all))
+		c.delete(all)
+	}},
+	{"other keys are refused by name, or come back", func(c *consulUser) {
+		for _, odd := range []string{"repo with space", "a:b", "a@b", "a#b", "ünïcode", "a%41", "a%2e%2e/b"} {
+			_, err := c.api.KV().Put(&api.KVPair{Key: c.key(odd), Value: []byte("one")}, c.write())
+			switch {
+			case err != nil && !strings.Contains(err.Error(), "invalid key name"):
+				c.Errorf("put %q: %v, want it done, or refused as an invalid key name", odd, err)
+			case err == nil:
+				is(c, "key", c.get(odd).Key, c.key(odd))
+			}
+		}
 	}},
 	{"reads may be stale or consistent", func(c *consulUser) {
 		c.put("a", "one")

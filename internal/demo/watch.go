@@ -66,10 +66,11 @@ func (d *demo) tell(s *show) {
 		}
 		s.pushed = len(commits)
 	}
-	for _, transition := range s.item.History[s.transitions:] {
+	history := s.item.History
+	for _, transition := range history[len(history)-min(len(history), s.item.TransitionCount()-s.transitions):] {
 		d.say(s, string(transition.To), transition.Cause)
 	}
-	s.transitions = len(s.item.History)
+	s.transitions = s.item.TransitionCount()
 }
 
 // disturb kills the first attempt of a scene that asks for it, once enough is pushed.
@@ -96,7 +97,7 @@ func (d *demo) table() error {
 		for _, reason := range reasons(s.item) {
 			why = append(why, string(reason))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\t%s\n", s.name, s.item.State, len(s.item.Attempts), strings.Join(why, ", "),
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\t%s\n", s.name, s.item.State, s.item.AttemptCount(), strings.Join(why, ", "),
 			s.pushed, s.item.Test.Status, s.item.PR.Status)
 	}
 	return w.Flush()

@@ -6,6 +6,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -121,6 +122,7 @@ func (e *exam) examineConsul(ctx context.Context) bool {
 			e.add("consul check_update_interval", OK, "", "heartbeat output reaches the servers at once")
 		}
 	}
+	e.examineFormat(ctx)
 	var failed []consul.Try
 	tries := e.consul.Examine(ctx, work.NewID(time.Now()))
 	for _, try := range tries {
@@ -135,6 +137,19 @@ func (e *exam) examineConsul(ctx context.Context) bool {
 		e.add("consul permissions", OK, "", "the token may do all that was tried: %d things", len(tries))
 	}
 	return true
+}
+
+// examineFormat reports whether a server of this version leads with what is stored.
+func (e *exam) examineFormat(ctx context.Context) {
+	const check = "stored format"
+	switch err := e.consul.CheckFormat(ctx); {
+	case errors.Is(err, work.ErrFormat):
+		e.add(check, Failure, "Upgrade drover: a newer version has written what is stored, and servers of this one don't lead.", "%v", err)
+	case err != nil:
+		e.add(check, Failure, "Give the token read access to the keys below consul.prefix.", "%v", err)
+	default:
+		e.add(check, OK, "", "this version knows what is stored")
+	}
 }
 
 // examineNomad reports whether Nomad answers.

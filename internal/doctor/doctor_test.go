@@ -189,6 +189,12 @@ func TestEachFinding(t *testing.T) {
 		"Consul, no leader": {func(p *patient) { p.consul.answer("/v1/status/leader", 200, `""`) }, "consul", doctor.Failure, "no leader"},
 		"Consul is old":     {func(p *patient) { p.consul.answer("/v1/agent/self", 200, `{"Config":{"Version":"1.9.3"}}`) }, "consul version", doctor.Failure, "1.9.3"},
 		"Consul hides":      {func(p *patient) { p.consul.answer("/v1/agent/self", 403, "Permission denied") }, "consul version", doctor.Warning, "agent_prefix"},
+		"stored by a newer version": {func(p *patient) {
+			p.consul.answer("/v1/kv/drover/format", 200, `[{"Key":"drover/format","Value":"eyJmb3JtYXQiOjk5LCJ2ZXJzaW9uIjoiOSJ9","ModifyIndex":1}]`)
+		}, "stored format", doctor.Failure, "is 99, written by drover 9"},
+		"stored by who knows what": {func(p *patient) {
+			p.consul.answer("/v1/kv/drover/format", 200, `[{"Key":"drover/format","Value":"eHg=","ModifyIndex":1}]`)
+		}, "stored format", doctor.Failure, "can't be read"},
 		"late check outputs": {func(p *patient) {
 			p.consul.answer("/v1/agent/self", 200, `{"Config":{"Version":"1.20.0"},"DebugConfig":{"CheckUpdateInterval":"5m0s"}}`)
 		}, "consul check_update_interval", doctor.Warning, "5m0s"},

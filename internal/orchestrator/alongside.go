@@ -47,7 +47,7 @@ func (o *Orchestrator) alongside(ctx context.Context, before, after *work.Item) 
 	switch last := after.Current(); {
 	case last == nil:
 	case last.Aside(): // no agent runs, and these attempts have a pace of their own
-	case len(after.Attempts) > len(before.Attempts):
+	case after.AttemptCount() > before.AttemptCount():
 		err = o.alongsideStart(ctx, x, after, last)
 	case last.State.Terminal() && !before.Current().State.Terminal():
 		if err = o.alongsideEnd(ctx, x, after, last); err == nil {

@@ -96,6 +96,7 @@ func (o *Orchestrator) importable(item *work.Item) (bool, error) {
 	if !slices.Contains(o.queueNames(), item.Spec.Queue) {
 		return false, fmt.Errorf("item %s: %w", item.ID, o.unknownQueue(item.Spec.Queue))
 	}
+	*item = item.Bound()
 	known, err := o.arrive(item.ID)
 	if err != nil || known == nil {
 		return err == nil, err

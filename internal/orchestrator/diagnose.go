@@ -56,7 +56,7 @@ func (d diagnosis) queued(item *work.Item, now time.Time) {
 	if a := item.Current(); a != nil {
 		d.say("Attempt %d ended %s: %s.", a.Number, a.Reason, strings.TrimSuffix(a.Detail, "."))
 	}
-	if len(item.Attempts) == 0 {
+	if item.AttemptCount() == 0 {
 		d.say("It fails if it is not dispatched by %s.", stamp(later(item.CreatedAt, item.Spec.NotBefore).Add(item.Spec.Limits.QueueTimeout.Std())))
 	}
 	for _, w := range d.Waits {
@@ -234,7 +234,7 @@ func (d diagnosis) completed(item *work.Item) {
 // ended is about an item that came to nothing.
 func (d diagnosis) ended(item *work.Item) {
 	d.say("%s", capital(item.Why))
-	if item.Commit != "" && len(item.Attempts) > 0 {
+	if item.Commit != "" && item.AttemptCount() > 0 {
 		d.say("What was done until then is on the branch %s, at %s.", item.Branch, item.Commit)
 	}
 	advice := endAdvice[item.Reason]

@@ -101,7 +101,7 @@ func explain(f facts) (waits []control.Wait) {
 	waits = append(waits, f.queue...)
 	if f.item.NotBefore.After(f.now) {
 		why := "it was not to start before"
-		if len(f.item.Attempts) > 0 {
+		if f.item.AttemptCount() > 0 {
 			why = f.item.Why + "; it waits until"
 		}
 		waits = append(waits, control.Wait{Kind: control.WaitTime, Until: f.item.NotBefore, Sentence: why + " " + stamp(f.item.NotBefore)})

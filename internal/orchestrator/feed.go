@@ -100,6 +100,6 @@ func (o *Orchestrator) Events(ctx context.Context, after string, send func(contr
 func (o *Orchestrator) announce(item *work.Item) {
 	o.feed.publish(control.Event{
 		Type: control.EventItem, At: item.UpdatedAt, Item: item.ID, State: item.State, Queue: item.Spec.Queue,
-		Reason: item.Reason, Why: item.Why, Attempt: len(item.Attempts), PRStatus: item.PR.Status,
+		Reason: item.Reason, Why: item.Why, Attempt: item.AttemptCount(), PRStatus: item.PR.Status,
 	})
 }

@@ -139,7 +139,7 @@ var sortKeys = map[string]func(*work.Item) string{
 	control.SortState:      func(i *work.Item) string { return string(i.State) },
 	control.SortQueue:      func(i *work.Item) string { return i.Spec.Queue },
 	control.SortRepository: func(i *work.Item) string { return i.Spec.Repository },
-	control.SortAttempts:   func(i *work.Item) string { return fmt.Sprintf("%05d", len(i.Attempts)) },
+	control.SortAttempts:   func(i *work.Item) string { return fmt.Sprintf("%05d", i.AttemptCount()) },
 }
 
 func orderOf(q control.Query) (listOrder, error) {

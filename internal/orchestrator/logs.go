@@ -30,7 +30,7 @@ const (
 // one, as it is kept: empty where there is none. A retry does without it rather
 // than wait for it.
 func (o *Orchestrator) lastLog(ctx context.Context, item *work.Item) string {
-	last := item.Attempt(len(item.Attempts) - 1)
+	last := item.Attempt(item.AttemptCount() - 1)
 	if last == nil {
 		return ""
 	}

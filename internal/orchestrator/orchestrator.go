@@ -222,6 +222,7 @@ func (o *Orchestrator) loadOnce(ctx context.Context) error {
 	o.recall(queues, breakers, items, time.Now())
 	entries := make([]*entry, len(items))
 	for i := range items {
+		items[i] = items[i].Bound() // an older version may have stored more
 		entries[i] = o.add(&items[i])
 	}
 	for _, e := range entries { // once all are known: items name others
@@ -335,7 +336,7 @@ func (o *Orchestrator) repository(url string) *repository {
 func entryOf(item *work.Item, repository string) queue.Entry {
 	e := queue.Entry{
 		ID: item.ID, Queue: item.Spec.Queue, Repository: repository, Priority: *item.Spec.Priority,
-		Since: item.CreatedAt, NotBefore: item.NotBefore, Paths: item.Spec.PathSet(), Attempt: len(item.Attempts),
+		Since: item.CreatedAt, NotBefore: item.NotBefore, Paths: item.Spec.PathSet(), Attempt: item.AttemptCount(),
 	}
 	switch {
 	case item.State == work.StateQueued:

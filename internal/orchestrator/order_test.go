@@ -87,7 +87,9 @@ func TestRemovedItemLeavesNothingAndComesToLifeNoMore(t *testing.T) {
 	if children, err := c.children(); err != nil || len(children) != 0 {
 		t.Errorf("%v %v", children, err)
 	}
-	if keys, _, err := c.consul.KV().Keys(c.prefix, "", nil); err != nil || slices.ContainsFunc(keys, func(key string) bool { return key != c.prefix+"leader" && !strings.HasSuffix(key, "/") }) {
+	if keys, _, err := c.consul.KV().Keys(c.prefix, "", nil); err != nil || slices.ContainsFunc(keys, func(key string) bool {
+		return key != c.prefix+"leader" && key != c.prefix+"format" && !strings.HasSuffix(key, "/")
+	}) {
 		t.Errorf("%v %v", keys, err)
 	}
 	if _, err := s.Order(t.Context(), id, control.Order{Verb: control.Retry}); !errors.Is(err, work.ErrNotFound) {

@@ -75,7 +75,7 @@ func (o *Orchestrator) publish(ctx context.Context, e *entry) error {
 		return err
 	}
 	item := e.item.Load()
-	o.log.Info("pull request is made again", "item", item.ID, "attempt", len(item.Attempts), "failed", item.PublishTries)
+	o.log.Info("pull request is made again", "item", item.ID, "attempt", item.AttemptCount(), "failed", item.PublishTries)
 	return o.send(ctx, e)
 }
 

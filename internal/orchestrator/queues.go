@@ -90,7 +90,7 @@ func (o *Orchestrator) SetQueue(ctx context.Context, name string, change control
 		if err := record.Settings.Validate(); err != nil {
 			return fmt.Errorf("queue %s: %w", name, err)
 		}
-		return nil
+		return record.CheckStoredSize()
 	})
 }
 

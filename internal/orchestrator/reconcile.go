@@ -109,8 +109,12 @@ func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map
 		o.reportUnknown(child, "it belongs to no item that is stored here")
 		return
 	}
-	attempt := e.item.Load().Attempt(child.Attempt.Number())
+	item := e.item.Load()
+	attempt := item.Attempt(child.Attempt.Number())
 	switch {
+	case item.Summarised(child.Attempt.Number()):
+		o.complain("child of a summarised attempt not removed", child.Attempt, o.removeLeftover(ctx, child))
+		return
 	case attempt == nil:
 		o.reportUnknown(child, "its item has no such attempt")
 		return
@@ -129,6 +133,14 @@ func (o *Orchestrator) compare(ctx context.Context, child work.Child, listed map
 		return
 	}
 	o.spawn(ctx, func() { o.follow(ctx, e, child) })
+}
+
+// removeLeftover removes what an attempt left whose own record is summarised.
+func (o *Orchestrator) removeLeftover(ctx context.Context, child work.Child) error {
+	if err := o.endSession(ctx, child.Attempt); err != nil {
+		return err
+	}
+	return o.cluster.Stop(ctx, child.ID, true)
 }
 
 // follow brings an open attempt in step with its child.
@@ -217,7 +229,7 @@ func (o *Orchestrator) expire(ctx context.Context, now time.Time) {
 		if item.Spec.NotBefore.After(since) {
 			since = item.Spec.NotBefore
 		}
-		if item.State == work.StateQueued && len(item.Attempts) == 0 && now.Sub(since) > item.Spec.Limits.QueueTimeout.Std() {
+		if item.State == work.StateQueued && item.AttemptCount() == 0 && now.Sub(since) > item.Spec.Limits.QueueTimeout.Std() {
 			e := o.entry(item.ID)
 			o.spawn(ctx, func() {
 				if err := e.lock(ctx); err != nil {

@@ -153,7 +153,7 @@ func (o *Orchestrator) removeRefs(ctx context.Context, ids []string) error {
 		return err
 	}
 	item := host.item.Load()
-	o.itemLog(item).Info("references are removed", "attempt", len(item.Attempts), "items", len(listed))
+	o.itemLog(item).Info("references are removed", "attempt", item.AttemptCount(), "items", len(listed))
 	return o.send(ctx, host)
 }
 

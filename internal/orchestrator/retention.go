@@ -114,8 +114,8 @@ func (o *Orchestrator) archive(ctx context.Context, items []*work.Item) error {
 	archived := make([]work.Archived, len(items))
 	for i, item := range items {
 		archived[i].Item = *item
-		for _, a := range item.Attempts {
-			logs, err := o.store.Logs(ctx, a.ID)
+		for number := range item.AttemptCount() {
+			logs, err := o.store.Logs(ctx, work.NewAttemptID(item.ID, number+1))
 			if err != nil {
 				return err
 			}

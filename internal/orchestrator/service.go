@@ -82,11 +82,14 @@ func (o *Orchestrator) attempt(ctx context.Context, id string, number int) (*wor
 	}
 	item := e.item.Load()
 	if number == 0 {
-		number = len(item.Attempts)
+		number = item.AttemptCount()
 	}
 	attempt := item.Attempt(number)
-	if attempt == nil {
-		return nil, fmt.Errorf("item %s has %d attempts, there is no number %d: %w", item.ID, len(item.Attempts), number, work.ErrNotFound)
+	switch {
+	case item.Summarised(number): // its output may be kept all the same
+		return &work.Attempt{ID: work.NewAttemptID(item.ID, number), Number: number, State: work.AttemptKilled}, nil
+	case attempt == nil:
+		return nil, fmt.Errorf("item %s has %d attempts, there is no number %d: %w", item.ID, item.AttemptCount(), number, work.ErrNotFound)
 	}
 	return attempt, nil
 }
@@ -110,6 +113,10 @@ func (o *Orchestrator) Logs(ctx context.Context, id string, number int) (control
 		}
 		logs.Live = !attempt.State.Terminal()
 	}
+	if kept == nil && attempt.State.Terminal() && attempt.Child == "" {
+		logs.Missing = "none was kept"
+		return logs, nil
+	}
 	if kept == nil {
 		logs.Missing = "the attempt has not been dispatched yet"
 		return logs, nil
@@ -121,9 +128,10 @@ func (o *Orchestrator) Logs(ctx context.Context, id string, number int) (control
 	return logs, nil
 }
 
-// endOf returns how an attempt ended, nil while it goes on.
+// endOf returns how an attempt ended, nil while it goes on, and where that is
+// summarised.
 func endOf(a *work.Attempt) *control.End {
-	if !a.State.Terminal() {
+	if !a.State.Terminal() || a.Reason == "" {
 		return nil
 	}
 	end := &control.End{State: a.State, Reason: a.Reason, Detail: a.Detail, ExitCode: a.ExitCode, Signal: a.Signal, MemoryMB: a.MemoryMB}
@@ -189,7 +197,7 @@ func (o *Orchestrator) Follow(ctx context.Context, id string, stdout, stderr io.
 // endFollow ends what follows an attempt's output a moment after its end:
 // Nomad's own stream goes on after the task has died.
 func (o *Orchestrator) endFollow(ctx context.Context, e *entry, a work.AttemptID, over context.CancelCauseFunc) error {
-	for !e.item.Load().Attempt(a.Number()).State.Terminal() {
+	for now := e.item.Load().Attempt(a.Number()); now != nil && !now.State.Terminal(); now = e.item.Load().Attempt(a.Number()) {
 		if err := wait.For(ctx, followCheck); err != nil {
 			return err
 		}

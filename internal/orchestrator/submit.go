@@ -22,10 +22,8 @@ import (
 // transaction, and how many commits are under way at a time.
 const (
 	chunkItems  = 63
-	chunkBytes  = 148 << 10
+	chunkBytes  = 240 << 10 // by work.Item.StoredBytes, which is about four times what a small item takes
 	chunkFlight = 16
-	// itemBytes is about what an item takes besides the texts of its specification.
-	itemBytes = 2 << 10
 )
 
 // Submit stores items. All are checked before any is stored. An item whose id,
@@ -183,8 +181,7 @@ func (o *Orchestrator) storeAll(ctx context.Context, items []*work.Item) error {
 	for len(items) > 0 {
 		n, bytes := 0, 0
 		for ; n < len(items) && n < chunkItems; n++ {
-			spec := items[n].Spec
-			bytes += itemBytes + len(spec.Task) + len(spec.Prompt) + len(spec.PR.Body)
+			bytes += items[n].StoredBytes()
 			if n > 0 && bytes > chunkBytes {
 				break
 			}
@@ -245,7 +242,7 @@ func (o *Orchestrator) complete(spec *work.Spec) error {
 	if len(spec.Command) == 0 && spec.Agent == work.AgentPlain {
 		return fmt.Errorf("no command: say which agent to run, or have the server's configuration name one: %w", work.ErrInvalid)
 	}
-	return nil
+	return spec.CheckStoredSize()
 }
 
 func (o *Orchestrator) unknownQueue(name string) error {

@@ -350,15 +350,19 @@ func (w *world) put(item work.Item) {
 		if before.State.Terminal() && before.State != item.State && !w.reopens {
 			w.fault("item %s went from %s to %s", item.ID, before.State, item.State)
 		}
-		if len(item.Attempts) > len(before.Attempts) && !item.IsAside() {
+		if item.AttemptCount() > before.AttemptCount() && !item.IsAside() {
 			w.checkStart(item)
 		}
-		for i, a := range before.Attempts {
-			if !a.State.Terminal() && item.Attempts[i].State.Terminal() {
-				w.checkInfrastructure(before, item, item.Attempts[i])
+		for _, a := range before.Attempts {
+			now := item.Attempt(a.Number)
+			if now == nil { // summarised
+				continue
 			}
-			if a.State.Terminal() && (item.Attempts[i].State != a.State || item.Attempts[i].Reason != a.Reason) {
-				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, item.Attempts[i].State, item.Attempts[i].Reason)
+			if !a.State.Terminal() && now.State.Terminal() {
+				w.checkInfrastructure(before, item, *now)
+			}
+			if a.State.Terminal() && (now.State != a.State || now.Reason != a.Reason) {
+				w.fault("attempt %s went from %s (%s) to %s (%s)", a.ID, a.State, a.Reason, now.State, now.Reason)
 			}
 		}
 	}
@@ -440,7 +444,7 @@ func (w *world) over(a work.AttemptID) bool {
 		return true
 	}
 	item := w.item(a.Item())
-	return item.Attempt(a.Number()).State.Terminal()
+	return item.Summarised(a.Number()) || item.Attempt(a.Number()).State.Terminal()
 }
 
 // checkKey checks that no other item has the item's unique key.

@@ -142,13 +142,13 @@ func (r *Report) count(item *work.Item) {
 	if item.PR.Status == work.PRCreated {
 		r.PullRequests++
 	}
-	if len(item.Attempts) > 1 {
+	if item.AttemptCount() > 1 {
 		r.Retries.Items++
 		if item.State == work.StateCompleted {
 			r.Retries.Helped++
 		}
 	}
-	r.Attempts += len(item.Attempts)
+	r.Attempts += item.AttemptCount()
 	r.Tokens.In += item.Tokens.In
 	r.Tokens.Out += item.Tokens.Out
 	r.CostUSD += item.CostUSD
@@ -182,7 +182,7 @@ func (c *collected) add(item *work.Item, ended time.Time) {
 	if item.State == work.StateCompleted && item.PR.Status == work.PRCreated {
 		c.toPR = append(c.toPR, ended.Sub(item.CreatedAt).Seconds())
 	}
-	if len(item.Attempts) > 0 {
+	if item.AttemptCount() > 0 {
 		c.tokens = append(c.tokens, float64(item.Tokens.In+item.Tokens.Out))
 	}
 	if item.CostUSD > 0 {
@@ -193,6 +193,24 @@ func (c *collected) add(item *work.Item, ended time.Time) {
 func (c *collected) addAttempts(item *work.Item) {
 	ran := time.Duration(0)
 	seen := map[work.Reason]bool{}
+	retried := func(reason work.Reason) {
+		if seen[reason] {
+			return
+		}
+		seen[reason] = true
+		entry := at(c.retried, reason, &RetriedReason{Reason: reason})
+		entry.Items++
+		if item.State == work.StateCompleted {
+			entry.Helped++
+		}
+	}
+	if item.Earlier != nil {
+		ran = item.Earlier.Ran.Std()
+		for reason, n := range item.Earlier.Reasons {
+			at(c.reasons, reason, &Reason{Reason: reason}).Attempts += n
+			retried(reason)
+		}
+	}
 	for i, a := range item.Attempts {
 		entry := at(c.reasons, a.Reason, &Reason{Reason: a.Reason})
 		entry.Attempts++
@@ -203,15 +221,7 @@ func (c *collected) addAttempts(item *work.Item) {
 			entry.Items++
 			break
 		}
-		if seen[a.Reason] {
-			continue
-		}
-		seen[a.Reason] = true
-		retried := at(c.retried, a.Reason, &RetriedReason{Reason: a.Reason})
-		retried.Items++
-		if item.State == work.StateCompleted {
-			retried.Helped++
-		}
+		retried(a.Reason)
 	}
 	if ran > 0 {
 		c.running = append(c.running, ran.Seconds())

@@ -72,7 +72,7 @@ func phasesOf(item *work.Item) []phase {
 	if item.State.Terminal() {
 		whole := phase{name: phaseItem, id: root, start: begin(item), end: item.Since(), attributes: []attribute.KeyValue{
 			attribute.String("drover.state", string(item.State)), attribute.String("drover.reason", string(item.Reason)),
-			attribute.Int("drover.attempts", len(item.Attempts)), attribute.String("drover.pull_request", item.PR.URL),
+			attribute.Int("drover.attempts", item.AttemptCount()), attribute.String("drover.pull_request", item.PR.URL),
 		}}
 		if item.State != work.StateCompleted {
 			whole.failed = item.Why

@@ -138,6 +138,7 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 	if _, removed := event.(RefsRemoved); removed || len(next.Attempts) > 0 && next.Current().Kind() == KindCleanup && next.State == item.State {
 		next.UpdatedAt = item.UpdatedAt // retention counts from the end of the item
 	}
+	next.summarise()
 	return next, nil
 }
 
@@ -153,8 +154,8 @@ func (i *Item) move(to State, cause, key string, now time.Time) error {
 
 // set is the only place where an item's state changes.
 func (i *Item) set(to State, cause, key string, now time.Time) {
-	i.History = append(i.History, Transition{At: now, From: i.State, To: to, Cause: cause, Key: key})
-	i.State, i.Why = to, cause
+	i.History = append(i.History, Transition{At: now, From: i.State, To: to, Cause: cut(cause, maxCauseBytes), Key: key})
+	i.State, i.Why = to, cut(cause, maxDetailBytes)
 }
 
 // current returns the attempt an event is about, if it is the current one and open.
@@ -197,7 +198,7 @@ func (i *Item) dispatched(e Dispatched, now time.Time) error {
 func (i *Item) waiting(e Waiting) error {
 	a, err := i.current(e.Attempt)
 	if err == nil && !a.Aside() {
-		i.Why = e.For
+		i.Why = cut(e.For, maxDetailBytes)
 	}
 	return err
 }
@@ -226,7 +227,7 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	end := e.Ending
+	end := e.Ending.bounded()
 	switch a.Kind() {
 	case KindPublish:
 		return i.published(a, end, policy, now)
@@ -268,7 +269,7 @@ func (a *Attempt) end(end Ending, now time.Time) error {
 	a.State, a.Reason, a.Detail, a.EndedAt = to, end.Reason, end.Detail, now
 	a.Node, a.Suspicion = or(a.Node, end.Node), nil
 	a.ExitCode, a.Signal, a.OOMKilled = end.ExitCode, end.Signal, end.OOMKilled
-	a.Events, a.Result = end.Events, end.Result
+	a.Events, a.Result = end.Events, end.Result.ofAttempt()
 	if r := end.Result; r != nil && a.Allocation == "" {
 		a.Allocation, a.StartedAt = r.Allocation, r.StartedAt
 	}
@@ -311,15 +312,19 @@ func (i *Item) count(counter Action) {
 
 // late keeps a result that came too late. It moves nothing.
 func (i *Item) late(e LateResult) error {
-	a := i.Attempt(e.Result.Attempt.Number())
+	number := e.Result.Attempt.Number()
+	if i.Summarised(number) && e.Result.Attempt == NewAttemptID(i.ID, number) {
+		i.earlier().LateResults++
+		return nil
+	}
+	a := i.Attempt(number)
 	if a == nil || a.ID != e.Result.Attempt {
 		return fmt.Errorf("attempt %s: %w", e.Result.Attempt, ErrNotFound)
 	}
 	if !a.State.Terminal() {
 		return fmt.Errorf("attempt %s is still %s: %w", a.ID, a.State, ErrConflict)
 	}
-	result := e.Result
-	a.LateResult = &result
+	a.LateResult = e.Result.ofAttempt()
 	return nil
 }
 

@@ -33,6 +33,7 @@ type Breaker struct {
 	Trial      AttemptID    `json:"trial,omitempty"`     // that was let through
 	Outcomes   []Outcome    `json:"outcomes,omitempty"`  // within the window, while closed
 	UpdatedAt  time.Time    `json:"updated_at,omitzero"` // of the record
+	Unknown    Unknown      `json:"-"`
 }
 
 // Outcome is how an attempt ended, as a breaker counts it.
@@ -179,11 +180,12 @@ func (b Breaker) open(why string, policy BreakerPolicy, now time.Time) Breaker {
 	}
 	return Breaker{
 		Repository: b.Repository, State: BreakerOpen, Why: why, Since: now, Until: now.Add(pause), Opened: b.Opened + 1, UpdatedAt: now,
+		Unknown: b.Unknown,
 	}
 }
 
 func (b Breaker) close(now time.Time) Breaker {
-	return Breaker{Repository: b.Repository, State: BreakerClosed, Since: now, UpdatedAt: now}
+	return Breaker{Repository: b.Repository, State: BreakerClosed, Since: now, UpdatedAt: now, Unknown: b.Unknown}
 }
 
 // MayTry reports whether an attempt may pass to see whether it is any better:
@@ -210,7 +212,10 @@ func (b Breaker) Try(a AttemptID, now time.Time) Breaker {
 // Trip opens the breaker by hand: for a time, after which one attempt passes, or
 // until it is reset where the time is zero.
 func (b Breaker) Trip(by, why string, pause time.Duration, now time.Time) Breaker {
-	tripped := Breaker{Repository: b.Repository, State: BreakerOpen, Why: or(why, "tripped by hand"), By: by, Since: now, Opened: 1, UpdatedAt: now}
+	tripped := Breaker{
+		Repository: b.Repository, State: BreakerOpen, Why: cut(or(why, "tripped by hand"), maxCauseBytes), By: cut(by, maxNameBytes),
+		Since: now, Opened: 1, UpdatedAt: now, Unknown: b.Unknown,
+	}
 	if pause > 0 {
 		tripped.Until = now.Add(pause)
 	}

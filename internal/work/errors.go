@@ -37,6 +37,8 @@ var (
 	// ErrStaleAttempt says that an event names an attempt that is not the
 	// item's current one.
 	ErrStaleAttempt = errors.New("not the current attempt")
+	// ErrFormat says that what is stored was written by a newer version.
+	ErrFormat = errors.New("stored in a format that this version does not know")
 	// ErrInvalid marks input that can never be accepted as it stands.
 	ErrInvalid = errors.New("invalid")
 )

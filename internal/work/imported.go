@@ -9,7 +9,7 @@ import (
 // CheckStored returns ErrInvalid for an item that drover can't have stored: what
 // a backup holds is checked before it is taken back.
 func (i Item) CheckStored() error {
-	err := errors.Join(i.checkIdentity(), i.Spec.Validate(), i.checkAttempts())
+	err := errors.Join(i.checkIdentity(), i.Spec.Validate(), i.Spec.CheckStoredSize(), i.checkAttempts())
 	if err != nil {
 		return fmt.Errorf("item %s: %w: %w", i.ID, err, ErrInvalid)
 	}
@@ -36,9 +36,12 @@ func (i Item) checkIdentity() error {
 // exactly in the states that say so.
 func (i Item) checkAttempts() error {
 	open := i.State == StateAssigned || i.State == StateInProgress
+	if i.summarised() < 0 || i.summarised() > 0 && len(i.Attempts) == 0 {
+		return fmt.Errorf("%d attempts are summarised, and the latest is not there", i.summarised())
+	}
 	for n, a := range i.Attempts {
-		if a.Number != n+1 || a.ID != NewAttemptID(i.ID, a.Number) || !slices.Contains(AttemptStates(), a.State) {
-			return fmt.Errorf("attempt %d is not one of its own", n+1)
+		if number := i.summarised() + n + 1; a.Number != number || a.ID != NewAttemptID(i.ID, number) || !slices.Contains(AttemptStates(), a.State) {
+			return fmt.Errorf("attempt %d is not one of its own", number)
 		}
 		if last := n == len(i.Attempts)-1; a.State.Terminal() == (open && last) && !(last && i.IsAside()) {
 			return fmt.Errorf("attempt %d is %s while the item is %s", a.Number, a.State, i.State)

@@ -41,10 +41,15 @@ type Item struct {
 	// since the item was opened again.
 	RefsRemovedAt time.Time `json:"refs_removed_at,omitzero"`
 
-	Attempts []Attempt    `json:"attempts,omitempty"`
-	History  []Transition `json:"history,omitempty"`
+	// Proof is the result that completed the work, once its attempt is summarised.
+	Proof *Result `json:"proof,omitempty"`
+
+	Earlier  *Earlier     `json:"earlier,omitempty"`  // attempts and transitions before those below
+	Attempts []Attempt    `json:"attempts,omitempty"` // the latest, in the order of their numbers
+	History  []Transition `json:"history,omitempty"`  // the latest
 	// Warnings are for who submits the item; they are not stored.
 	Warnings []string `json:"warnings,omitempty"`
+	Unknown  Unknown  `json:"-"`
 }
 
 // Attempt is one dispatched run of an item.
@@ -74,7 +79,8 @@ type Attempt struct {
 	LateResult   *Result      `json:"late_result,omitempty"` // came after the end; kept for the record
 	Suspicion    *Suspicion   `json:"suspicion,omitempty"`   // that its worker is lost; nil while there is none
 	// Adopted says that the child was dispatched by someone else.
-	Adopted bool `json:"adopted,omitempty"`
+	Adopted bool    `json:"adopted,omitempty"`
+	Unknown Unknown `json:"-"`
 }
 
 // Transition is one line of an item's history.
@@ -112,10 +118,8 @@ func (i *Item) StartWith(memoryMB int) {
 // OutgrewMB returns the memory that an item's attempts came to need in MiB, 0
 // unless an OOM had it grow.
 func (i *Item) OutgrewMB() int {
-	for _, a := range i.Attempts {
-		if a.Reason == ReasonOOMKilled {
-			return i.MemoryMB
-		}
+	if i.endedWith(ReasonOOMKilled) > 0 {
+		return i.MemoryMB
 	}
 	return 0
 }
@@ -123,6 +127,9 @@ func (i *Item) OutgrewMB() int {
 // endedWith counts the item's ended attempts with a reason.
 func (i *Item) endedWith(reason Reason) int {
 	n := 0
+	if i.Earlier != nil {
+		n = i.Earlier.Reasons[reason]
+	}
 	for _, a := range i.Attempts {
 		if a.Reason == reason {
 			n++
@@ -156,20 +163,22 @@ func (i *Item) CurrentID() AttemptID {
 }
 
 // NextAttempt returns the id the item's next attempt will have.
-func (i *Item) NextAttempt() AttemptID { return NewAttemptID(i.ID, len(i.Attempts)+1) }
+func (i *Item) NextAttempt() AttemptID { return NewAttemptID(i.ID, i.AttemptCount()+1) }
 
-// Attempt returns the attempt of that number, nil if there is none.
+// Attempt returns the attempt of that number, nil if there is none or it is
+// summarised.
 func (i *Item) Attempt(number int) *Attempt {
-	if number < 1 || number > len(i.Attempts) {
+	at := number - 1 - i.summarised()
+	if at < 0 || at >= len(i.Attempts) {
 		return nil
 	}
-	return &i.Attempts[number-1]
+	return &i.Attempts[at]
 }
 
 // Envelope returns what the current attempt's worker needs to know.
 func (i *Item) Envelope(kvPrefix string) Envelope {
 	e := Envelope{
-		Item: i.ID, Attempt: i.CurrentID(), Spec: i.Spec, Branch: i.Branch, KVPrefix: kvPrefix,
+		Item: i.ID, Attempt: i.CurrentID(), Spec: i.Spec, Branch: i.Branch, KVPrefix: kvPrefix, Format: StoredFormat,
 		Resume: Resume{Iteration: i.Iteration, Tokens: i.Tokens, CostUSD: i.CostUSD, Finished: i.Finished},
 	}
 	e.Spec.Resources.MemoryMB = i.MemoryMB
@@ -204,10 +213,11 @@ func (i *Item) lastWork() *Attempt {
 
 // spent is the wall clock of the attempts that have worked on the item and ended.
 func (i *Item) spent() (d Duration) {
-	for _, a := range i.Attempts {
-		if !a.Aside() && !a.StartedAt.IsZero() && a.EndedAt.After(a.StartedAt) {
-			d += Duration(a.EndedAt.Sub(a.StartedAt))
-		}
+	if i.Earlier != nil {
+		d = i.Earlier.Ran
+	}
+	for at := range i.Attempts {
+		d += i.Attempts[at].ran()
 	}
 	return d
 }

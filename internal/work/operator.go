@@ -8,11 +8,6 @@ import (
 	"time"
 )
 
-// maxHistory bounds an item's history, so that orders without end can't have it
-// outgrow what Consul takes for one value. drover's own transitions are bounded
-// by the retry table.
-const maxHistory = 500
-
 // By says who ordered something, and names the order, so that an order which is
 // repeated changes nothing. Both may be empty.
 type By struct {
@@ -48,21 +43,19 @@ func (Requeued) event()    {}
 func (Prioritized) event() {}
 func (Edited) event()      {}
 
-// Ordered reports whether the order of that key was carried out.
+// Ordered reports whether the order of that key was carried out. It knows the
+// orders among the latest transitions, at least minHistory.
 func (i *Item) Ordered(key string) bool {
 	return key != "" && slices.ContainsFunc(i.History, func(t Transition) bool { return t.Key == key })
 }
 
 // note adds to the history what happened without the item's moving.
 func (i *Item) note(cause string, by By, now time.Time) {
-	i.History = append(i.History, Transition{At: now, From: i.State, To: i.State, Cause: cause, Key: by.Key})
+	i.History = append(i.History, Transition{At: now, From: i.State, To: i.State, Cause: cut(cause, maxCauseBytes), Key: by.Key})
 }
 
 // order applies what a person ordered.
 func (i *Item) order(event Event, now time.Time) error {
-	if len(i.History) >= maxHistory {
-		return fmt.Errorf("its history of %d transitions is full: submit it anew: %w", len(i.History), ErrConflict)
-	}
 	switch e := event.(type) {
 	case Retried:
 		return i.retry(e, now)
@@ -104,7 +97,7 @@ func (i *Item) requeue(e Requeued, now time.Time) error {
 		return fmt.Errorf("it is %s and no attempt is under way: %w", i.State, ErrConflict)
 	}
 	i.NotBefore = time.Time{}
-	i.Why = fmt.Sprintf("requeued by %s", e.By)
+	i.Why = cut(fmt.Sprintf("requeued by %s", e.By), maxCauseBytes)
 	i.note(i.Why, e.By, now)
 	return nil
 }
@@ -128,12 +121,13 @@ func (i *Item) edit(e Edited, now time.Time) error {
 		return fmt.Errorf("it is %s: only items that wait, or that ended without completing, can be edited: %w", i.State, ErrConflict)
 	}
 	before, spec := i.Spec, e.Spec
-	if len(i.Attempts) > 0 && (spec.Repository != before.Repository || spec.Base != before.Base) {
+	if i.AttemptCount() > 0 && (spec.Repository != before.Repository || spec.Base != before.Base) {
 		return fmt.Errorf("its branch was begun: the repository and the base stay as they are: %w", ErrConflict)
 	}
 	if spec.UniqueKey != before.UniqueKey || !slices.Equal(spec.DependsOn, before.DependsOn) || spec.Queue != before.Queue && before.UniqueKey != "" {
 		return fmt.Errorf("what it depends on, its unique key and the queue of that stay as they are: %w", ErrConflict)
 	}
+	spec.Unknown = before.Unknown
 	i.Spec = spec
 	if spec.Resources.MemoryMB != before.Resources.MemoryMB {
 		i.MemoryMB = spec.Resources.MemoryMB

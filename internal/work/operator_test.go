@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -110,19 +111,19 @@ func TestEditChangesWhatNoAttemptActsOn(t *testing.T) {
 	}
 }
 
-func TestOrdersWithoutEndAreRefused(t *testing.T) {
+func TestOrdersWithoutEndAreSummarised(t *testing.T) {
 	item := work.NewItem(itemID, spec(), now)
-	for n := 0; ; n++ {
-		next, err := work.Apply(item, work.Prioritized{Priority: n % 100}, work.DefaultRetryPolicy(), now)
-		if err != nil {
-			if !errors.Is(err, work.ErrConflict) || n < 400 || n > 600 {
-				t.Errorf("after %d orders: %v", n, err)
-			}
-			break
-		}
-		item = next
+	const orders = 2000
+	for n := range orders {
+		item = apply(t, item, work.Prioritized{By: work.By{Who: "me", Key: strconv.Itoa(n)}, Priority: n % 100})
 	}
-	apply(t, item, work.Assigned{}) // what drover itself does goes on
+	if got := item.TransitionCount(); got != orders+1 {
+		t.Errorf("transitions = %d, want %d", got, orders+1)
+	}
+	if len(item.History) > 200 || !item.Ordered(strconv.Itoa(orders-1)) {
+		t.Errorf("%d transitions kept, the latest order known: %t; want at most 200, true", len(item.History), item.Ordered(strconv.Itoa(orders-1)))
+	}
+	apply(t, item, work.Assigned{})
 }
 
 func TestMergeChangesWhatItNames(t *testing.T) {

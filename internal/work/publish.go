@@ -77,17 +77,18 @@ func (i *Item) published(a *Attempt, end Ending, policy RetryPolicy, now time.Ti
 	if policy.Actions[end.Reason] == ActRequeue && !end.NoRetry && (end.Result == nil || !end.Result.NoRetry) {
 		wait := policy.jittered(nth(policy.RequeueBackoff, i.publishRow(policy)-1), a.ID)
 		i.PublishAt = now.Add(wait)
-		i.Why = fmt.Sprintf("the work is done and pushed; its pull request is made again after a backoff of %s: %s: %s", wait.Round(time.Second), end.Reason, end.Detail)
+		why := fmt.Sprintf("the work is done and pushed; its pull request is made again after a backoff of %s: %s: %s", wait.Round(time.Second), end.Reason, end.Detail)
+		i.Why = cut(why, maxDetailBytes)
 		return nil
 	}
 	if r := end.Result; r != nil && end.Reason == ReasonCompleted {
 		i.PR = r.PR
 	} else {
-		i.PR.Status, i.PR.Error = PRFailed, fmt.Sprintf("%s: %s", end.Reason, end.Detail)
+		i.PR.Status, i.PR.Error = PRFailed, cut(fmt.Sprintf("%s: %s", end.Reason, end.Detail), maxPRErrorBytes)
 	}
 	i.PublishTries++
 	i.planPublish(now)
-	i.Why = "the work is done and pushed" + i.publishedWhy()
+	i.Why = cut("the work is done and pushed"+i.publishedWhy(), maxDetailBytes)
 	return nil
 }
 
@@ -122,9 +123,9 @@ func (i *Item) publishedWhy() string {
 // completedResult is the result of the attempt that completed the work.
 func (i *Item) completedResult() *Result {
 	for _, a := range slices.Backward(i.Attempts) {
-		if !a.Publish && a.Result != nil && a.Result.Reason == ReasonCompleted {
+		if a.completedWork() {
 			return a.Result
 		}
 	}
-	return nil
+	return i.Proof
 }

@@ -33,6 +33,7 @@ type QueueSettings struct {
 	Command        []string       `json:"command,omitempty"` // of these agents
 	Resources      *Resources     `json:"resources,omitempty"`
 	Retry          *RetryOverride `json:"retry,omitempty"` // rows of the retry table
+	Unknown        Unknown        `json:"-"`
 }
 
 // queueFields are the fields of QueueSettings by their JSON names, and how each is emptied.
@@ -194,6 +195,7 @@ type QueueRecord struct {
 	By       string        `json:"by,omitempty"`      // who set the state
 	Since    time.Time     `json:"since,omitzero"`    // of the state
 	Slow     Slowdown      `json:"slow,omitzero"`
+	Unknown  Unknown       `json:"-"`
 }
 
 // Bounds of a slow-down.
@@ -220,7 +222,7 @@ type Slowdown struct {
 // reset, or else for a pause that grows up to longest. A shorter one never
 // shortens a longer one.
 func (s Slowdown) Limited(a AttemptID, end Ending, longest time.Duration, now time.Time) Slowdown {
-	next := Slowdown{Until: end.RetryAt, Strikes: s.Strikes, Attempt: a, Detail: end.Detail, At: now}
+	next := Slowdown{Until: end.RetryAt, Strikes: s.Strikes, Attempt: a, Detail: cut(end.Detail, maxCauseBytes), At: now}
 	if !next.Until.After(now) {
 		pause := FirstSlowdown
 		for range s.Strikes {

@@ -79,8 +79,11 @@ func (i *Item) RefsDue() time.Time {
 }
 
 // mayHaveRefs reports whether an attempt ran that did not complete: one that
-// completes removes its references itself.
+// completes removes its references itself. Of attempts that are summarised one may have.
 func (i *Item) mayHaveRefs() bool {
+	if i.summarised() > 0 {
+		return true
+	}
 	for _, a := range i.Attempts {
 		if !a.Aside() && !a.StartedAt.IsZero() && a.State != AttemptCompleted {
 			return true

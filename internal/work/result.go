@@ -73,6 +73,7 @@ type Result struct {
 	NoRetry      bool        `json:"no_retry,omitempty"`  // another attempt would end the same
 
 	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
+	Unknown      Unknown       `json:"-"`
 }
 
 // Proven reports whether the result proves what it says: completed work names a
@@ -153,13 +154,16 @@ type Envelope struct {
 	// Reference says that the envelope did not fit a payload: the worker reads
 	// the whole of it from KV.
 	Reference bool `json:"reference,omitempty"`
+	// Format is the StoredFormat of the server that dispatched the attempt, 0
+	// before there was a number.
+	Format int `json:"format,omitempty"`
 }
 
 // Referenced returns the envelope to dispatch when e does not fit a payload: it
 // names the attempt, and says that the rest is in KV.
 func (e Envelope) Referenced() Envelope {
 	spec := Spec{Image: e.Spec.Image, Resources: e.Spec.Resources, Limits: e.Spec.Limits}
-	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Traceparent: e.Traceparent, Reference: true}
+	return Envelope{Item: e.Item, Attempt: e.Attempt, Spec: spec, Branch: e.Branch, KVPrefix: e.KVPrefix, Traceparent: e.Traceparent, Reference: true, Format: e.Format}
 }
 
 // Claim binds an attempt to the one allocation that runs it.
@@ -172,4 +176,5 @@ type Claim struct {
 	// Ended closes the attempt: an allocation that starts late finds it and does nothing.
 	Ended   bool      `json:"ended,omitempty"`
 	EndedAt time.Time `json:"ended_at,omitzero"`
+	Unknown Unknown   `json:"-"`
 }

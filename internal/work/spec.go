@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of a specification. Task and whole specification stay well below
-// Consul's 512 KiB for one value, with room for the item's history.
+// Limits of a specification. MaxSpecBytes counts both as it is submitted and as it
+// is stored; see MaxItemBytes for what a whole item may take.
 const (
 	MaxTaskBytes    = 128 << 10
 	MaxSpecBytes    = 192 << 10
@@ -94,6 +94,7 @@ type Spec struct {
 	Test         Test              `json:"test,omitzero"`           // how to test the agent's work
 	PR           PR                `json:"pull_request,omitzero"`   // what becomes of the branch
 	Retry        *RetryOverride    `json:"retry,omitempty"`         // rows of the retry table this item changes
+	Unknown      Unknown           `json:"-"`
 }
 
 // Resources are the hard limits of an attempt's container. Zero means the server's default.

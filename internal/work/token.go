@@ -47,6 +47,7 @@ type Token struct {
 	Hash      string    `json:"hash,omitempty"` // SHA-256 of the secret, in hex
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"` // never if zero
+	Unknown   Unknown   `json:"-"`
 }
 
 // tokenPrefix begins every token that drover makes, so that scanners for leaked

@@ -91,7 +91,8 @@ func benchOn(t *testing.T, consulAddress, script string) *bench {
 		t.Fatal(err)
 	}
 	b.envelope = work.Envelope{
-		Item: item, Attempt: work.NewAttemptID(item, 1), Branch: work.Branch(item), KVPrefix: prefix,
+		Format: work.StoredFormat,
+		Item:   item, Attempt: work.NewAttemptID(item, 1), Branch: work.Branch(item), KVPrefix: prefix,
 		Spec: work.Spec{
 			Repository: b.git.URL(repo), Task: "Do the work.\nAll of it.",
 			Command: []string{"sh", "-c", "set -eu\n" + functions + script},

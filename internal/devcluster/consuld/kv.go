@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,11 +20,32 @@ const (
 	missingKeyName = "Missing key name"
 )
 
+// keyPattern is what Consul 1.21.5 and 1.22.0 demand of a key in /v1/kv
+// (hashicorp/consul#22682), the strictest rule that was published. Later ones take
+// other characters, but no segment of two dots, encoded or not (#22850).
+const keyPattern = `^[a-zA-Z0-9,_./\-?&=]+$`
+
+var validKey = regexp.MustCompile(keyPattern)
+
+// checkKey returns Consul's refusal of a key.
+func checkKey(key string) error {
+	if !validKey.MatchString(key) {
+		return refusal("invalid key name, keys should respect the %q format", keyPattern)
+	}
+	if slices.Contains(strings.Split(key, "/"), "..") {
+		return badRequest("invalid key name, keys must not have a segment of two dots")
+	}
+	return nil
+}
+
 var errMissingSession = errors.New("missing session")
 
 func (s *Server) serveKV(w http.ResponseWriter, r *http.Request) (any, error) {
 	key := strings.TrimPrefix(r.URL.Path, "/v1/kv/")
 	params := r.URL.Query()
+	if err := checkKey(key); key != "" && err != nil {
+		return nil, err
+	}
 	switch {
 	case r.Method == http.MethodPut:
 		return s.putKey(r, key, params)

@@ -100,6 +100,10 @@ func decodeTxn(w http.ResponseWriter, r *http.Request) ([]*txnKVOp, error) {
 	return kvOps, nil
 }
 
+// makesKey tells whether an operation may make a key. Consul's own transactions do
+// not look at names; here they do, so that no key is made which /v1/kv refuses then.
+func makesKey(verb string) bool { return verb == "set" || verb == "cas" || verb == "lock" }
+
 // writes tells whether any operation writes; a transaction of reads takes no index.
 func writes(ops []*txnKVOp) bool {
 	for _, op := range ops {
@@ -150,6 +154,8 @@ func (s *Server) checkTxn(ops []*txnKVOp) []txnError {
 		switch {
 		case op.Key == "" && op.Verb != "delete-tree":
 			failed = append(failed, txnError{i, "Must provide key"})
+		case makesKey(op.Verb) && checkKey(op.Key) != nil:
+			failed = append(failed, txnError{i, checkKey(op.Key).Error()})
 		case op.Verb == "lock" && s.kv.lockDelayed(op.Key):
 			failed = append(failed, txnError{i, fmt.Sprintf("failed to lock key %q due to lock delay", op.Key)})
 		}
