@@ -253,6 +253,9 @@ func TestTakeoverEnds(t *testing.T) {
 			}
 		}
 	}
+	if _, err := o.api.KV().Delete(o.Keys.Claim(running.Claim().Attempt), nil); err != nil { // as a leader does once the attempt has ended
+		t.Fatal(err)
+	}
 	o.SetLockDelay(time.Millisecond)
 	testkit.Eventually(t, patience, func() error {
 		if err := o.FreeLost(t.Context()); err != nil {

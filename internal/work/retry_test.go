@@ -164,8 +164,8 @@ func requeued(t *testing.T, item work.Item, most int, witnessed func(row int) in
 
 func TestRequeuesDoubleTheirBackoffAndNeverFailTheItem(t *testing.T) {
 	item, waits := requeued(t, running(t), 40, func(int) int { return 0 })
-	if item.State != work.StateAssigned || len(item.Attempts) != 41 || item.Retries != 0 || item.Requeues != 40 {
-		t.Fatalf("state = %s, attempts = %d, retries = %d, requeues = %d, want assigned, 41, 0, 40", item.State, len(item.Attempts), item.Retries, item.Requeues)
+	if item.State != work.StateAssigned || item.AttemptCount() != 41 || item.Retries != 0 || item.Requeues != 40 {
+		t.Fatalf("state = %s, attempts = %d, retries = %d, requeues = %d, want assigned, 41, 0, 40", item.State, item.AttemptCount(), item.Retries, item.Requeues)
 	}
 	base := 10 * time.Second
 	for i, wait := range waits {
