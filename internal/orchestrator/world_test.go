@@ -424,7 +424,7 @@ func (w *world) checkInfrastructure(before, after work.Item, a work.Attempt) {
 	if !a.Reason.Infrastructure() {
 		return
 	}
-	if after.State == work.StateFailed || after.Retries != before.Retries {
+	if after.State == work.StateFailed && before.State != work.StateFailed || after.Retries != before.Retries {
 		w.fault("attempt %s ended %s: item is %s with %d retries, %d before", a.ID, a.Reason, after.State, after.Retries, before.Retries)
 	}
 	if a.Reason != work.ReasonUnreachable {
