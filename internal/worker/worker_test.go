@@ -345,7 +345,7 @@ func TestWhatCannotStartSaysWhy(t *testing.T) {
 		noRetry bool
 	}{
 		"no command":  {func(s *work.Spec) { s.Command = nil }, "no agent command is configured", false},
-		"no program":  {func(s *work.Spec) { s.Command = []string{"no-such-agent"} }, "no-such-agent", false},
+		"no program":  {func(s *work.Spec) { s.Command = []string{"no-such-agent"} }, "no-such-agent", true},
 		"no base":     {func(s *work.Spec) { s.Base = "nowhere" }, "base branch nowhere is not in", true},
 		"unreachable": {func(s *work.Spec) { s.Repository = "http://127.0.0.1:1/x.git" }, "connect", false},
 	} {
