@@ -23,6 +23,7 @@ const DefaultPrefix = "drover/"
 //	breakers/<repository>  work.Breaker; written by the leader only
 //	logs/<item>/<attempt>  last lines of an attempt's output, compressed
 //	tokens/<token>         work.Token; a client's credential, its secret hashed
+//	probes/<name>          what a probe of the doctor writes, for a moment
 //
 // The folders results/ and locks/ have empty keys of their own, see Term.keepFolders.
 type Keys struct{ prefix string }
@@ -76,6 +77,12 @@ func (k Keys) Tokens() string { return k.prefix + "tokens/" }
 
 // Token holds one client's token.
 func (k Keys) Token(id string) string { return k.Tokens() + id }
+
+// Probes is the folder of what the doctor's probes write.
+func (k Keys) Probes() string { return k.prefix + "probes/" }
+
+// Probe is the key that one probe writes.
+func (k Keys) Probe(name string) string { return k.Probes() + name }
 
 // ItemLogs is the folder of an item's kept logs.
 func (k Keys) ItemLogs(item string) string { return k.prefix + "logs/" + item + "/" }

@@ -75,6 +75,10 @@ func TestShippedPoliciesAreEnough(t *testing.T) {
 	}
 	claim, _, err := server.Claim(ctx, envelope.Attempt)
 	must(err)
+	live, err := server.Sessions(ctx)
+	if err != nil || !live[claim.Session] {
+		t.Errorf("sessions: %v %v, want %s among them", live, err, claim.Session)
+	}
 	must(server.EndSession(ctx, claim))
 	must(server.EndSession(ctx, claim)) // with ACLs, Consul has another answer for what is gone
 	if services, err := g.Admin.Agent().Services(); err != nil || len(services) != 1 {
@@ -103,6 +107,7 @@ func TestShippedPoliciesAllowNoMore(t *testing.T) {
 		do        func(*api.Client) error
 	}{
 		{"worker", "write a claim", true, write("claims/c")},
+		{"worker", "write what a probe writes", true, write("probes/p")},
 		{"worker", "write an item", false, write("items/i")},
 		{"worker", "write who leads", false, write("leader")},
 		{"worker", "write an envelope", false, write("envelopes/e")},

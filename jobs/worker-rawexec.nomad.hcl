@@ -60,6 +60,12 @@ variable "env" {
   description = "Further environment of the worker; never a secret."
 }
 
+variable "agent_env" {
+  type        = list(string)
+  default     = []
+  description = "Names, or beginnings of names with a * after them, of the worker's variables that agents may see besides the usual ones."
+}
+
 variable "links" {
   type        = map(string)
   default     = {}
@@ -132,7 +138,9 @@ job "drover-worker" {
         command = var.command
       }
 
-      env = merge({ CONSUL_HTTP_ADDR = var.consul_addr }, var.env)
+      # Without an image there is no environment of its own: agents see the usual
+      # variables, and what agent_env allows.
+      env = merge({ CONSUL_HTTP_ADDR = var.consul_addr }, var.env, { DROVER_AGENT_ENV = join(" ", var.agent_env) })
 
       template {
         destination = "secrets/drover.env"

@@ -72,6 +72,12 @@ variable "env" {
   description = "Further environment of the worker; never a secret."
 }
 
+variable "agent_env" {
+  type        = list(string)
+  default     = []
+  description = "Names, or beginnings of names with a * after them, of the worker's variables that agents may see besides the usual ones."
+}
+
 variable "links" {
   type        = map(string)
   default     = {}
@@ -166,7 +172,12 @@ job "drover-worker" {
         }
       }
 
-      env = merge({ CONSUL_HTTP_ADDR = var.consul_addr }, var.env)
+      # With the names of what the job gives, a worker can tell the image's own
+      # environment, which agents may see, from the rest, which they may not.
+      env = merge({ CONSUL_HTTP_ADDR = var.consul_addr }, var.env, {
+        DROVER_AGENT_ENV = join(" ", var.agent_env)
+        DROVER_JOB_NAMES = join(" ", keys(var.env))
+      })
 
       template {
         destination = "secrets/drover.env"
@@ -176,11 +187,14 @@ job "drover-worker" {
         once        = true
         change_mode = "noop"
         data        = <<-EOT
+          {{- $names := "" }}
           {{- if nomadVarExists "${var.secrets_path}" }}
           {{- range $name, $item := nomadVar "${var.secrets_path}" }}
+          {{- $names = print $names " " $name }}
           {{ $name }}={{ $item.Value | toJSON }}
           {{- end }}
           {{- end }}
+          DROVER_SECRET_NAMES={{ $names | toJSON }}
         EOT
       }
 

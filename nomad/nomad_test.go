@@ -120,6 +120,11 @@ func TestAttemptFromDispatchToPurge(t *testing.T) {
 		if _, err := client.Child(t.Context(), child); !errors.Is(err, work.ErrNotFound) {
 			t.Fatal(err)
 		}
+		for id, want := range map[string]bool{child: true, child + "0": false} {
+			if got, err := client.Deregistered(t.Context(), id); err != nil || got != want {
+				t.Errorf("Deregistered(%s) = %t, %v, want %t, nil", id, got, err, want)
+			}
+		}
 	})
 }
 

@@ -13,8 +13,15 @@ import (
 
 const exitFailed = 1
 
-// attemptArgument is what the first process starts the worker with.
-const attemptArgument = "attempt"
+// attemptArgument is what the first process starts the worker with, followed by
+// its own argument: probeArgument, or none.
+const (
+	attemptArgument = "attempt"
+	probeArgument   = "probe"
+)
+
+// execArgument is what everything that runs as the agent is started with.
+const execArgument = "exec"
 
 // launcherFile is the worker's end of the launcher's socket.
 const launcherFile = 3
@@ -58,8 +65,8 @@ func supervise(args, environ []string) (syscall.WaitStatus, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	launcher := launch.New(place.agent)
-	worker, exit, err := launcher.Worker(self, slices.Concat(args[:1], []string{attemptArgument}), place.environ(environ), place.worker)
+	launcher := launch.New(place.agent, self, execArgument)
+	worker, exit, err := launcher.Worker(self, slices.Concat(args[:1], []string{attemptArgument}, args[1:]), place.environ(environ), place.worker)
 	switch {
 	case errors.Is(err, syscall.EPERM) && place.worker != nil:
 		return 0, fmt.Errorf("start the worker as user %d: %w; the job must give the capabilities setuid, setgid and kill (cap_add)", workerID, err)

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
+
+	"drover/internal/worker/launch"
 )
 
 // version is set when a release is built.
@@ -17,6 +20,8 @@ dispatch payload in $NOMAD_TASK_DIR/item.json.
 
   drover-worker            run the attempt
   drover-worker version    print the version
+  drover-worker probe      examine whether an attempt could work here: what drover doctor
+                           runs as a job; prints its findings as JSON lines
 
 What its agent may call, see drover-worker lock --help:
 
@@ -29,7 +34,8 @@ ENVIRONMENT
                        the port labelled health of the Nomad job's network, if there is one
 
 EXIT STATUS
-  0   the attempt's result is reported, or the attempt is another allocation's
+  0   the attempt's result is reported, or the attempt is another allocation's; the probe
+      has printed its findings
   1   no result: stopped by a signal, or the attempt could not be claimed
   2   wrong usage
   75  no result: the worker lost its session in Consul, and could not take the attempt back
@@ -42,19 +48,25 @@ func main() {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 		defer stop()
 		os.Exit(runLocks(ctx, args, os.Environ(), os.Stdout, os.Stderr))
+	case len(args) > 1 && args[0] == execArgument:
+		os.Exit(launch.Exec(args[1:]))
 	case len(args) == 1 && args[0] == "version":
 		fmt.Println("drover-worker", version)
 	case len(args) > 0 && args[0] == countArgument:
 		os.Exit(countReports(args[1:], os.Stdout, os.Stderr))
-	case len(args) == 0:
+	case len(args) == 0, slices.Equal(args, []string{probeArgument}):
 		os.Exit(first(os.Args, os.Environ()))
-	case len(args) > 1 || args[0] != attemptArgument:
-		fmt.Fprint(os.Stderr, usage)
-		os.Exit(exitUsage)
-	default:
+	case slices.Equal(args, []string{attemptArgument}), slices.Equal(args, []string{attemptArgument, probeArgument}):
 		hide()
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 		defer stop()
-		os.Exit(run(ctx, os.Environ(), os.Stdout, os.Stderr))
+		do := run
+		if len(args) > 1 {
+			do = runProbe
+		}
+		os.Exit(do(ctx, os.Environ(), os.Stdout, os.Stderr))
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(exitUsage)
 	}
 }

@@ -256,7 +256,7 @@ func TestHealthAndMetricsAreServed(t *testing.T) {
 func TestFirstProcessOfAContainer(t *testing.T) {
 	t.Parallel()
 	c := newContainer(t, `for i in 1 2 3; do (sh -c 'sleep 0.2' & ); done; sleep 1; echo "zombies: $(grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l)"
-		echo "user: $(id -u)"; echo ready; trap 'exit 9' TERM; while :; do sleep 0.1; done`)
+		echo "user: $(id -u)"; echo "above: $(($(cat /proc/self/oom_score_adj) - $(cat /proc/1/oom_score_adj)))"; echo ready; trap 'exit 9' TERM; while :; do sleep 0.1; done`)
 	namespace := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
 	if os.Getuid() != 0 {
 		namespace = append(namespace, "--user", "--map-current-user")
@@ -283,6 +283,9 @@ func TestFirstProcessOfAContainer(t *testing.T) {
 	if !strings.Contains(c.out.String(), wantUser) {
 		t.Errorf("not %s: %s", wantUser, &c.out)
 	}
+	if !strings.Contains(c.out.String(), "above: 500") {
+		t.Errorf("the kernel's score of the agent is not raised: %s", &c.out)
+	}
 	if !strings.Contains(c.out.String(), "zombies: 0") {
 		t.Errorf("orphans are not reaped: %s", &c.out)
 	}
@@ -296,6 +299,53 @@ func TestFirstProcessOfAContainer(t *testing.T) {
 	exit := (*exec.ExitError)(nil)
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(c.out.String(), "stopped by a signal") {
 		t.Errorf("ended with %v\n%s", err, &c.out)
+	}
+}
+
+// TestKernelKillsTheAgentBeforeTheWorker: whatever runs as the agent has a higher score, its children too, and the
+// tests; nobody else has.
+func TestKernelKillsTheAgentBeforeTheWorker(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t, `score() { cat "/proc/$1/oom_score_adj"; }
+		echo "first $(score $PPID)"; echo "worker $(score $(pgrep -P $PPID -f attempt))"; echo "agent $(score $$)"
+		sh -c 'echo "child $(cat /proc/$$/oom_score_adj)"'; (setsid sh -c 'echo "daemon $(cat /proc/$$/oom_score_adj)"')
+		echo x >x; git add -A; git commit -qm one`)
+	c.envelope.Spec.Test.Command = `echo "test $(cat /proc/$$/oom_score_adj)"`
+	if err := c.command().Run(); err != nil {
+		t.Fatalf("%v\n%s", err, &c.out)
+	}
+	own, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var score int
+	if _, err := fmt.Sscan(string(own), &score); err != nil {
+		t.Fatal(err)
+	}
+	raised := min(score+500, 1000)
+	for who, want := range map[string]int{"first": score, "worker": score, "agent": raised, "child": raised, "daemon": raised, "test": raised} {
+		if line := fmt.Sprintf("%s %d\n", who, want); !strings.Contains(c.out.String(), line) {
+			t.Errorf("not %q in\n%s", line, &c.out)
+		}
+	}
+}
+
+// TestProgramThatCannotBeStarted: the reason is the program's, not that of what starts it.
+func TestProgramThatCannotBeStarted(t *testing.T) {
+	t.Parallel()
+	closed := filepath.Join(t.TempDir(), "closed")
+	if err := os.WriteFile(closed, []byte("#!/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for program, says := range map[string]string{"/no/such/agent": "fork/exec /no/such/agent: no such file or directory", closed: "permission denied"} {
+		c := newContainer(t, "")
+		c.envelope.Spec.Command = []string{program, "x"}
+		if err := c.command().Run(); err != nil {
+			t.Fatalf("%v\n%s", err, &c.out)
+		}
+		if r := c.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, says) {
+			t.Errorf("%s: %s; want start_failed and %q", r.Reason, r.Detail, says)
+		}
 	}
 }
 

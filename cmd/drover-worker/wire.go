@@ -18,6 +18,9 @@ import (
 	"drover/internal/worker/redact"
 )
 
+// payloadFile is where the job puts the dispatch payload, in the task's directory.
+const payloadFile = "item.json"
+
 // workDirectory is the worker's own, in the task's directory.
 const workDirectory = "work"
 
@@ -68,7 +71,7 @@ func run(ctx context.Context, environ []string, stdout, stderr io.Writer) int {
 	}
 	var at string // where Consul is looked for
 	err = worker.Run(ctx, worker.Options{
-		Payload: filepath.Join(dir, "item.json"), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
+		Payload: filepath.Join(dir, payloadFile), Allocation: cmp.Or(env["NOMAD_ALLOC_ID"], host), Dir: filepath.Join(dir, workDirectory),
 		AgentDir: env[agentDirVariable], Agent: launcher, CountReports: []string{self, countArgument},
 		Job: env["NOMAD_JOB_ID"], KVPrefix: env["DROVER_KV_PREFIX"],
 		Health: healthAddress(env), Registry: watch.registry, Tracer: watch.traces.Tracer(),

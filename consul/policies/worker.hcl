@@ -17,6 +17,11 @@ key_prefix "drover/locks/" {
   policy = "write"
 }
 
+# What the doctor's probe writes and removes.
+key_prefix "drover/probes/" {
+  policy = "write"
+}
+
 # Tasks that are too long for a dispatch.
 key_prefix "drover/envelopes/" {
   policy = "read"

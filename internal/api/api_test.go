@@ -313,23 +313,28 @@ func TestHealth(t *testing.T) {
 	ready := func(reasons ...string) *fake {
 		return &fake{statusFunc: func() (control.Status, error) { return control.Status{NotReady: reasons}, nil }}
 	}
+	withoutNomad := &fake{statusFunc: func() (control.Status, error) {
+		return control.Status{NotDispatching: []string{"nomad does not answer"}}, nil
+	}}
 	leader := func(self bool, err error) func(context.Context) (string, bool, error) {
 		return func(context.Context) (string, bool, error) { return "a", self, err }
 	}
 	for name, test := range map[string]struct {
 		opts api.Options
 		want int
+		says string
 	}{
-		"leads":           {api.Options{Service: ready(), Leader: leader(true, nil)}, http.StatusOK},
-		"leads, no nomad": {api.Options{Service: ready("nomad does not answer"), Leader: leader(true, nil)}, http.StatusServiceUnavailable},
-		"follows":         {api.Options{Leader: leader(false, nil)}, http.StatusOK},
-		"nobody leads":    {api.Options{Leader: leader(false, work.ErrNoLeader)}, http.StatusServiceUnavailable},
-		"no consul":       {api.Options{Leader: leader(false, work.ErrUnavailable)}, http.StatusServiceUnavailable},
+		"leads":            {api.Options{Service: ready(), Leader: leader(true, nil)}, http.StatusOK, `"ready":true,"leads":true`},
+		"leads, no consul": {api.Options{Service: ready("consul does not answer"), Leader: leader(true, nil)}, http.StatusServiceUnavailable, "consul does not answer"},
+		"leads, no nomad":  {api.Options{Service: withoutNomad, Leader: leader(true, nil)}, http.StatusOK, "nomad does not answer"},
+		"follows":          {api.Options{Leader: leader(false, nil)}, http.StatusOK, `"ready":true`},
+		"nobody leads":     {api.Options{Leader: leader(false, work.ErrNoLeader)}, http.StatusServiceUnavailable, "who leads is not known"},
+		"no consul":        {api.Options{Leader: leader(false, work.ErrUnavailable)}, http.StatusServiceUnavailable, "who leads is not known"},
 	} {
 		recorder := httptest.NewRecorder()
 		api.NewHandler(test.opts).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/health", nil))
-		if recorder.Code != test.want {
-			t.Errorf("%s: %d %s", name, recorder.Code, recorder.Body)
+		if recorder.Code != test.want || !strings.Contains(recorder.Body.String(), test.says) {
+			t.Errorf("%s: status = %d, body = %s, want %d and %q", name, recorder.Code, recorder.Body, test.want, test.says)
 		}
 	}
 }

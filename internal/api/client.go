@@ -214,7 +214,16 @@ func (c *Client) Events(ctx context.Context, after string, send func(control.Eve
 
 // Export sends the items that f selects, the oldest first.
 func (c *Client) Export(ctx context.Context, f control.Filter, send func(work.Item) error) error {
-	u := c.url("export")
+	return receive(ctx, c, c.url("export"), f, send)
+}
+
+// ExportLogs sends the kept output of the attempts of the items that f selects.
+func (c *Client) ExportLogs(ctx context.Context, f control.Filter, send func(work.KeptLogs) error) error {
+	return receive(ctx, c, c.url("export", "logs"), f, send)
+}
+
+// receive sends each line of an export on.
+func receive[T any](ctx context.Context, c *Client, u *url.URL, f control.Filter, send func(T) error) error {
 	u.RawQuery = encodeFilter(f).Encode()
 	resp, err := c.send(ctx, c.once, http.MethodGet, u, nil, nil)
 	if err != nil {
@@ -223,8 +232,8 @@ func (c *Client) Export(ctx context.Context, f control.Filter, send func(work.It
 	defer resp.Body.Close()
 	decoder := json.NewDecoder(resp.Body)
 	for {
-		var item work.Item
-		err := decoder.Decode(&item)
+		var value T
+		err := decoder.Decode(&value)
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
@@ -233,7 +242,7 @@ func (c *Client) Export(ctx context.Context, f control.Filter, send func(work.It
 		case err != nil:
 			return fmt.Errorf("the connection to the server at %s broke off: %v: %w", c.base, err, work.ErrUnavailable)
 		}
-		if err := send(item); err != nil {
+		if err := send(value); err != nil {
 			return err
 		}
 	}
@@ -241,16 +250,26 @@ func (c *Client) Export(ctx context.Context, f control.Filter, send func(work.It
 
 // Import stores items as Export sent them; dry only checks.
 func (c *Client) Import(ctx context.Context, items []work.Item, dry bool) (done control.Import, err error) {
-	var lines bytes.Buffer
-	encoder := json.NewEncoder(&lines)
-	for _, item := range items {
-		if err := encoder.Encode(item); err != nil {
-			return done, fmt.Errorf("encode item %s: %w", item.ID, err)
-		}
-	}
 	u := c.url("import")
 	u.RawQuery = url.Values{"dry_run": {strconv.FormatBool(dry)}}.Encode()
-	// An item that is stored already, the same, is left as it is: so it may be repeated.
+	return restore(ctx, c, u, items)
+}
+
+// ImportLogs stores kept output as ExportLogs sent it.
+func (c *Client) ImportLogs(ctx context.Context, kept []work.KeptLogs) (done control.Import, err error) {
+	return restore(ctx, c, c.url("import", "logs"), kept)
+}
+
+// restore sends a part of a backup. What is stored already stays as it is, so the
+// call may be repeated.
+func restore[T any](ctx context.Context, c *Client, u *url.URL, values []T) (done control.Import, err error) {
+	var lines bytes.Buffer
+	encoder := json.NewEncoder(&lines)
+	for n, value := range values {
+		if err := encoder.Encode(value); err != nil {
+			return done, fmt.Errorf("encode line %d of a backup: %w", n+1, err)
+		}
+	}
 	resp, err := c.send(ctx, c.repeat, http.MethodPost, u, &lines, http.Header{"Content-Type": {ndjson}})
 	if err != nil {
 		return done, err

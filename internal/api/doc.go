@@ -64,6 +64,13 @@ type Service interface {
 	// It returns work.ErrInvalid, and work.ErrConflict for an item that is stored
 	// and not the same; then nothing was stored.
 	Import(ctx context.Context, items []work.Item, dry bool) (control.Import, error)
+	// ExportLogs sends the kept output of the attempts of the items that f selects.
+	ExportLogs(ctx context.Context, f control.Filter, send func(work.KeptLogs) error) error
+	// ImportLogs stores kept output as ExportLogs sent it, of items that are stored.
+	// What an attempt has kept stays.
+	// It returns work.ErrInvalid, and work.ErrNotFound for an attempt of no stored item;
+	// then nothing was stored.
+	ImportLogs(ctx context.Context, kept []work.KeptLogs) (control.Import, error)
 	// Overview returns what runs, and how the queues stand.
 	Overview(ctx context.Context) (control.Overview, error)
 	// Tokens returns the clients' tokens, without their hashes.

@@ -50,6 +50,15 @@ func (calm) Import(_ context.Context, items []work.Item, _ bool) (control.Import
 	return control.Import{Stored: len(items)}, nil
 }
 
+func (calm) ImportLogs(_ context.Context, kept []work.KeptLogs) (control.Import, error) {
+	for _, logs := range kept {
+		if err := logs.Check(); err != nil {
+			return control.Import{}, err
+		}
+	}
+	return control.Import{Stored: len(kept)}, nil
+}
+
 func (calm) Items(context.Context, control.Query) (control.Page, error) { return control.Page{}, nil }
 
 func (calm) CreateToken(context.Context, control.TokenRequest) (control.NewToken, error) {
@@ -75,7 +84,7 @@ func FuzzBodies(f *testing.F) {
 	calls := []struct{ method, path, kind string }{
 		{http.MethodPost, "/v1/items", "application/json"}, {http.MethodPost, "/v1/items?dry_run=1", "application/json"}, {http.MethodPost, "/v1/items", "application/x-ndjson"},
 		{http.MethodPost, "/v1/items/x/cancel", "application/json"}, {http.MethodPost, "/v1/items/x/kill", "application/json"}, {http.MethodPost, "/v1/items/x/priority", "application/json"},
-		{http.MethodPatch, "/v1/items/x", "application/merge-patch+json"}, {http.MethodPost, "/v1/import", "application/x-ndjson"}, {http.MethodPost, "/v1/tokens", "application/json"},
+		{http.MethodPatch, "/v1/items/x", "application/merge-patch+json"}, {http.MethodPost, "/v1/import", "application/x-ndjson"}, {http.MethodPost, "/v1/import/logs", "application/x-ndjson"}, {http.MethodPost, "/v1/tokens", "application/json"},
 		{http.MethodPatch, "/v1/queues/q", "application/json"}, {http.MethodPost, "/v1/queues/q/state", "application/json"}, {http.MethodPost, "/v1/breakers/trip", "application/json"},
 	}
 	for i := range calls {

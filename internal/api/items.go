@@ -276,21 +276,37 @@ func (h *handler) restore(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	decoder := json.NewDecoder(r.Body)
-	decoder.DisallowUnknownFields()
-	var items []work.Item
-	for {
-		var item work.Item
-		err := decoder.Decode(&item)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read item %d: %s: %w", len(items)+1, strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
-		}
-		items = append(items, item)
+	items, err := readLines[work.Item](r, "item")
+	if err != nil {
+		return nil, err
 	}
 	return h.Service.Import(r.Context(), items, dry)
+}
+
+// restoreLogs takes kept output of a backup, an attempt a line.
+func (h *handler) restoreLogs(r *http.Request) (any, error) {
+	kept, err := readLines[work.KeptLogs](r, "kept output")
+	if err != nil {
+		return nil, err
+	}
+	return h.Service.ImportLogs(r.Context(), kept)
+}
+
+// readLines reads a body of JSON values; what names one in an error.
+func readLines[T any](r *http.Request, what string) (values []T, err error) {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	for {
+		var value T
+		err := decoder.Decode(&value)
+		if errors.Is(err, io.EOF) {
+			return values, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s %d: %s: %w", what, len(values)+1, strings.TrimPrefix(err.Error(), "json: "), work.ErrInvalid)
+		}
+		values = append(values, value)
+	}
 }
 
 func (h *handler) overview(r *http.Request) (any, error) { return h.Service.Overview(r.Context()) }

@@ -22,6 +22,8 @@ type Local interface {
 	SetLogLevel(subsystem, level string) error
 	// Debug writes a bundle for a report of a fault: a compressed tar archive, without secrets.
 	Debug(ctx context.Context, to io.Writer) error
+	// Examine examines whether this server and its workers can work, as drover doctor does.
+	Examine(ctx context.Context) ([]work.Finding, error)
 }
 
 // observeRoutes are how one is watched and asked about itself.
@@ -38,6 +40,7 @@ func (h *handler) observeRoutes() []route {
 		{http.MethodGet, "/v1/report", work.RoleRead, h.call(http.StatusOK, h.report)},
 		{http.MethodGet, "/v1/server/log-level", work.RoleOperate, h.call(http.StatusOK, h.logLevels)},
 		{http.MethodPut, "/v1/server/log-level", work.RoleOperate, h.call(http.StatusOK, h.setLogLevel)},
+		{http.MethodPost, "/v1/server/examine", work.RoleOperate, h.call(http.StatusOK, h.examine)},
 		{http.MethodGet, "/v1/server/debug", work.RoleOperate, http.HandlerFunc(h.debug)},
 	}
 	if h.Metrics != nil {
@@ -101,6 +104,8 @@ func writeHealth(w http.ResponseWriter, health control.Health) {
 }
 
 func (h *handler) logLevels(*http.Request) (any, error) { return h.Local.LogLevels(), nil }
+
+func (h *handler) examine(r *http.Request) (any, error) { return h.Local.Examine(r.Context()) }
 
 func (h *handler) setLogLevel(r *http.Request) (any, error) {
 	var wanted control.LogLevel

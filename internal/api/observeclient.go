@@ -40,6 +40,12 @@ func (c *Client) SetLogLevel(ctx context.Context, level control.LogLevel) (level
 	return levels, err
 }
 
+// Examine has the server that is called examine itself and its workers.
+func (c *Client) Examine(ctx context.Context) (findings []work.Finding, err error) {
+	err = c.call(ctx, c.once, http.MethodPost, c.url("server", "examine"), nil, &findings)
+	return findings, err
+}
+
 // Debug writes the debug bundle of the server that is called.
 func (c *Client) Debug(ctx context.Context, to io.Writer) error {
 	resp, err := c.do(ctx, c.once, http.MethodGet, c.url("server", "debug"), nil)

@@ -40,6 +40,8 @@ func (h *handler) itemRoutes() []route {
 		{http.MethodPost, "/v1/items/{id}/priority", work.RoleOperate, h.call(http.StatusOK, h.order(control.Prioritize))},
 		{http.MethodPost, "/v1/items/{id}/pr/retry", work.RoleOperate, h.call(http.StatusOK, h.retryPR)},
 		{http.MethodGet, "/v1/export", work.RoleRead, http.HandlerFunc(h.export)},
+		{http.MethodGet, "/v1/export/logs", work.RoleRead, http.HandlerFunc(h.exportLogs)},
+		{http.MethodPost, "/v1/import/logs", work.RoleOperate, h.call(http.StatusOK, h.restoreLogs)},
 		{http.MethodPost, "/v1/import", work.RoleOperate, h.call(http.StatusOK, h.restore)},
 	}
 }

@@ -68,9 +68,23 @@ func (p patient) Read(into []byte) (int, error) {
 	return n, err
 }
 
-// export sends the items that a filter selects, one a line. A stream that does
-// not come to its end is torn, so that nobody takes a part for the whole.
+// export sends the items that a filter selects, one a line.
 func (h *handler) export(w http.ResponseWriter, r *http.Request) {
+	h.lines(w, r, func(ctx context.Context, f control.Filter, send func(any) error) error {
+		return h.Service.Export(ctx, f, func(item work.Item) error { return send(item) })
+	})
+}
+
+// exportLogs sends the kept output of the items that a filter selects, an attempt a line.
+func (h *handler) exportLogs(w http.ResponseWriter, r *http.Request) {
+	h.lines(w, r, func(ctx context.Context, f control.Filter, send func(any) error) error {
+		return h.Service.ExportLogs(ctx, f, func(logs work.KeptLogs) error { return send(logs) })
+	})
+}
+
+// lines sends what a filter selects, one a line. A stream that does not come to
+// its end is torn, so that no client takes a part for the whole.
+func (h *handler) lines(w http.ResponseWriter, r *http.Request, export func(context.Context, control.Filter, func(any) error) error) {
 	filter, err := filterOf(r.URL.Query())
 	if err != nil {
 		h.fail(w, r, err)
@@ -79,14 +93,14 @@ func (h *handler) export(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), streamTimeout)
 	defer cancel()
 	rc, encoder, lines := http.NewResponseController(w), json.NewEncoder(w), 0
-	err = h.Service.Export(ctx, filter, func(item work.Item) error {
+	err = export(ctx, filter, func(value any) error {
 		if lines%linesPerDeadline == 0 {
 			_ = rc.SetWriteDeadline(time.Now().Add(stallTimeout)) // not every connection can
 		}
 		if lines++; lines == 1 {
 			w.Header().Set("Content-Type", ndjson)
 		}
-		return encoder.Encode(item)
+		return encoder.Encode(value)
 	})
 	switch {
 	case err == nil && lines == 0:
@@ -94,7 +108,7 @@ func (h *handler) export(w http.ResponseWriter, r *http.Request) {
 	case err != nil && lines == 0:
 		h.fail(w, r, err)
 	case err != nil:
-		h.Logger.Debug("export not sent to its end", "items", lines, "error", err)
+		h.Logger.Debug("export not sent to its end", "lines", lines, "error", err)
 		panic(http.ErrAbortHandler)
 	}
 }

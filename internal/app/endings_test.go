@@ -169,6 +169,11 @@ func endings() []ending {
 			item: work.StateCompleted, attempts: 2, requeues: 1, pushed: retried,
 		},
 		{
+			name: "silent", first: long, spec: work.Spec{Limits: work.Limits{IdleTimeout: work.Duration(6 * time.Second)}},
+			reason: work.ReasonSilent, says: "used no CPU time for 6s", attempt: work.AttemptKilled, exit: 143, signal: int(syscall.SIGTERM),
+			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
+		},
+		{
 			name: "timeout", first: long, spec: work.Spec{Limits: work.Limits{Timeout: work.Duration(10 * time.Second)}},
 			reason: work.ReasonTimeout, says: "after 10s", attempt: work.AttemptKilled, exit: 143, signal: int(syscall.SIGTERM),
 			item: work.StateCompleted, attempts: 2, retries: 1, pushed: retried,
@@ -210,9 +215,9 @@ func endings() []ending {
 			item: work.StateStuck, attempts: 1, requeues: 1,
 		},
 		{
-			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}, Retry: startOnce},
+			name: "start_failed: no such command", spec: work.Spec{Command: []string{"drover-no-such-agent"}},
 			reason: work.ReasonStartFailed, says: "drover-no-such-agent", attempt: work.AttemptFailed,
-			item: work.StateStuck, attempts: 1, requeues: 1, logs: "drover-no-such-agent",
+			item: work.StateFailed, attempts: 1, logs: "drover-no-such-agent",
 		},
 		{
 			name: "start_failed: no room in time", reason: work.ReasonStartFailed, says: "memory exhausted on 1 of 1 nodes",
@@ -283,7 +288,7 @@ type stage struct {
 func newStage(t *testing.T, nomad, image string, engine *client.Client) *stage {
 	t.Helper()
 	s := &stage{spine: newSurroundings(t, servers{consul: newConsul(t), nomad: nomad}), engine: engine}
-	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q", "docker", image, "host")
+	s.worker = fmt.Sprintf("driver = %q\n  image = %q\n  network_mode = %q\n  agent_env = [%q]", "docker", image, "host", "MODEL_*")
 	s.command = demoAgent
 	s.writeConfig()
 	s.consul, s.nomad = testkit.ConsulClient(t, s.spine.consul), s.nomadClient()

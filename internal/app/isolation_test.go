@@ -18,6 +18,8 @@ grep -q '^CapEff:.0*$' /proc/self/status || got "capabilities: $(grep Cap /proc/
 grep -q '^CapPrm:.0*$' /proc/self/status || got "capabilities: $(grep Cap /proc/self/status)"
 grep -q '^NoNewPrivs:.1$' /proc/self/status || got "privileges may be gained"
 env | grep -E 'CONSUL|NOMAD|DROVER_GIT|TOKEN' && got "the environment"
+[ -z "$OTHERS_ACCOUNT" ] || got "a variable of the operator's that is not for agents"
+[ "$MODEL_REGION $DEMO_IMAGE" = "here yes" ] || got "no variable that is allowed, or the image's own: $(env)"
 
 for f in /secrets/drover.env /proc/1/environ /proc/$PPID/environ /proc/1/mem /local/work/git/askpass /local/work/git/repository.git/HEAD; do
 	cat "$f" >/dev/null 2>&1 && got "read $f"
@@ -28,6 +30,7 @@ done
 for p in /proc/[0-9]*; do
 	tr '\0' '\n' 2>/dev/null <"$p/environ" | grep -q GIT_TOKEN && got "secrets of $p"
 	[ "$(user "$p")" = 1001 ] || ! ls "$p/fd" >/dev/null 2>&1 || got "files of $p"
+	[ "$(user "$p")" = 1001 ] || [ ! -e "$p" ] || [ "$(cat /proc/self/oom_score_adj)" -gt "$(cat "$p/oom_score_adj")" ] || got "to outlive $p where memory is short"
 	[ "$(user "$p")" != 1000 ] || ! kill -TERM "${p#/proc/}" 2>/dev/null || got "signal the worker"
 done
 for f in /local/item.json /local/task.txt /local/x /local/work/x /local/work/task.txt /local/work/git/x /alloc/x /alloc/logs/x \
@@ -63,10 +66,12 @@ func TestAgentIsIsolatedOnNomad(t *testing.T) {
 
 func (s *stage) burgle() {
 	s.t.Helper()
+	s.giveWorkers(map[string]string{"MODEL_REGION": "here", "OTHERS_ACCOUNT": "not-for-agents"})
 	s.play([]ending{{
 		name: "isolated", first: burglar, reason: work.ReasonCompleted, says: "tests passed", attempt: work.AttemptCompleted,
 		spec: work.Spec{Test: work.Test{Command: strings.TrimSpace(`
 			[ "$(id -u)" = 1001 ] || exit 2
+			[ "$MODEL_REGION$OTHERS_ACCOUNT$DEMO_IMAGE" = yes ] || exit 5
 			for p in /proc/[0-9]*; do
 				tr '\0' ' ' <$p/cmdline 2>/dev/null | grep daemon-of-the-agent | grep -v grep && exit 3
 				grep -q '^State:.Z' $p/status 2>/dev/null && exit 4

@@ -168,6 +168,22 @@ func (s service) Import(ctx context.Context, items []work.Item, dry bool) (contr
 	return o.Import(ctx, items, dry)
 }
 
+func (s service) ExportLogs(ctx context.Context, f control.Filter, send func(work.KeptLogs) error) error {
+	o, err := s.orchestrator()
+	if err != nil {
+		return err
+	}
+	return o.ExportLogs(ctx, f, send)
+}
+
+func (s service) ImportLogs(ctx context.Context, kept []work.KeptLogs) (control.Import, error) {
+	o, err := s.orchestrator()
+	if err != nil {
+		return control.Import{}, err
+	}
+	return o.ImportLogs(ctx, kept)
+}
+
 func (s service) Overview(ctx context.Context) (control.Overview, error) {
 	o, err := s.orchestrator()
 	if err != nil {

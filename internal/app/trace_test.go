@@ -21,13 +21,22 @@ import (
 const twice = `echo "$TRACEPARENT" >trace-$DROVER_ATTEMPT; git add -A; git commit -qm "attempt $DROVER_ATTEMPT"; [ "$DROVER_ATTEMPT" != 1 ] || exit 3`
 
 // TestTraceOfARetriedItem has a command line, a server and two workers, each a
-// process of its own, send the spans of one item to one receiver.
+// process of its own, send the spans of one item to one receiver, over HTTP and
+// over gRPC.
 func TestTraceOfARetriedItem(t *testing.T) {
-	receiver := otlptest.New(t)
+	for protocol, open := range map[string]func(testing.TB) *otlptest.Receiver{"http": otlptest.New, "grpc": otlptest.NewGRPC} {
+		t.Run(protocol, func(t *testing.T) { traceOfARetriedItem(t, open(t)) })
+	}
+}
+
+func traceOfARetriedItem(t *testing.T, receiver *otlptest.Receiver) {
 	s := newSpine(t)
-	s.worker += fmt.Sprintf("\n  env = { OTEL_EXPORTER_OTLP_ENDPOINT = %q }", receiver.URL)
+	var forWorkers []string
+	for name, value := range receiver.Env() {
+		forWorkers, s.env = append(forWorkers, fmt.Sprintf("%s = %q", name, value)), append(s.env, name+"="+value)
+	}
+	s.worker += "\n  env = { " + strings.Join(forWorkers, ", ") + " }"
 	s.writeConfig()
-	s.env = []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL}
 	s.start()
 	s.reachable()
 	id := s.submitByCommand(receiver, "--test", "true", "--", "sh", "-c", twice)
@@ -91,7 +100,10 @@ func (s *spine) reachable() {
 func (s *spine) submitByCommand(receiver *otlptest.Receiver, args ...string) string {
 	s.t.Helper()
 	cmd := exec.Command(filepath.Join(s.bin, "drover"), append([]string{"submit", "-o", "json", "--repo", s.git.URL(repository), "--task", "x"}, args...)...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "DROVER_TOKEN="+spineToken, "OTEL_EXPORTER_OTLP_ENDPOINT="+receiver.URL)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR=http://"+s.address, "DROVER_TOKEN="+spineToken)
+	for name, value := range receiver.Env() {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
 	out, err := cmd.Output()
 	var items []work.Item
 	if err == nil {

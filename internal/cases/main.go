@@ -110,8 +110,15 @@ func runRows(ctx context.Context, dir string, rows []row, opts options) ([]resul
 	}
 	for i, config := range configs {
 		err := runGroup(ctx, filepath.Join(dir, fmt.Sprint(i)), binary, config, opts.inFlight, results)
-		if err != nil {
+		switch {
+		case err != nil && opts.old == "":
 			return nil, err
+		case err != nil: // it does not know a setting
+			for j := range results {
+				if results[j].row.Config == config && results[j].took == 0 {
+					results[j].faults = append(results[j].faults, err.Error())
+				}
+			}
 		}
 	}
 	return results, nil

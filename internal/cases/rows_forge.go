@@ -1,10 +1,16 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"drover/internal/control"
 	"drover/internal/testkit/forgetest"
 	"drover/internal/work"
 )
@@ -17,11 +23,12 @@ const (
 	kindEarly       = "pull request right after the push"
 	kindReviewers   = "teams and people as reviewers"
 	kindHost        = "spellings of GitHub's hosts"
+	kindSpelling    = "one repository under two URLs"
 )
 
 // forgeRows are about base names, hosts and pull requests.
 func forgeRows() []row {
-	return slices.Concat(baseRows(), pullRows(), reviewerRows(), hostRows())
+	return slices.Concat(baseRows(), pullRows(), reviewerRows(), hostRows(), spellingRows())
 }
 
 // baseRows submits each base of the recorded list, and has items start from some.
@@ -141,4 +148,50 @@ func hostRows() []row {
 		own(host("P5 port", "https://someone@github.com.:443/o/r/", gitHub, "")),
 		own(host("P5 other", "https://github.com.example.org/o/r", text, "")),
 	}
+}
+
+// spellingRows have an item whose paths keep another item of the same repository waiting, which names it by another URL.
+func spellingRows() []row {
+	spelling := func(id, from, to string) row {
+		return row{
+			ID: id, Own: true, Kind: kindSpelling, Spec: fields{"paths": []string{"src/"}},
+			Agent:     agent{Script: `commit one; until [ -e "$REMOTE/go" ]; do sleep 0.1; done`},
+			Meanwhile: func(ctx context.Context, r *run) error { return r.secondWaits(ctx, from, to) },
+			Right:     onePull(nil),
+		}
+	}
+	return []row{
+		spelling("P5 slash", ".git", ".git/"),
+		spelling("P5 user", "http://", "http://someone@"),
+		spelling("P5 slashes", "/acme/", "//acme//"),
+	}
+}
+
+// secondWaits submits the row's item once more, with a part of its URL replaced, while the first runs, and checks that
+// it waits for the first one's paths.
+func (r *run) secondWaits(ctx context.Context, from, to string) error {
+	running := func(item work.Item) bool { return item.State == work.StateInProgress }
+	if _, err := r.await(running); err != nil {
+		return fmt.Errorf("wait for the first item to run: %w", err)
+	}
+	spec := r.spec()
+	spec["repository"] = strings.Replace(r.git.URL(r.repository), from, to, 1)
+	second, err := r.post("/v1/items", spec)
+	if err != nil {
+		return fmt.Errorf("submit the second item: %w", err)
+	}
+	err = poll(ctx, DefaultWithin, func() (bool, error) {
+		var why control.Explanation
+		if err := r.call(ctx, http.MethodGet, "/v1/items/"+second.ID+"/explain", nil, &why); err != nil {
+			return false, err
+		}
+		if why.State != work.StateQueued {
+			return false, fmt.Errorf("the second item is %s, right is to wait for the first one's paths", why.State)
+		}
+		return slices.ContainsFunc(why.Waits, func(w control.Wait) bool { return strings.Contains(w.Sentence, r.id) }), nil
+	})
+	if err == nil {
+		err = r.call(ctx, http.MethodPost, "/v1/items/"+second.ID+"/cancel", nil, nil)
+	}
+	return errors.Join(err, os.WriteFile(filepath.Join(r.git.Path(r.repository), "go"), nil, 0o600))
 }

@@ -155,6 +155,15 @@ pushed() { until git --git-dir="$REMOTE" cat-file -e "$(git rev-parse HEAD)" 2>/
 }
 
 func (r *run) submit() (work.Item, error) {
+	path := "/v1/items"
+	if r.SubmitOnly {
+		path += "?dry_run=true"
+	}
+	return r.post(path, r.spec())
+}
+
+// spec is what is submitted.
+func (r *run) spec() fields {
 	spec := fields{
 		"repository": r.git.URL(r.repository), "task": "Do what the case says.", "queue": r.name(),
 		"agent": cmp.Or(r.Agent.Kind, work.AgentPlain), "command": []string{r.program()},
@@ -165,10 +174,11 @@ func (r *run) submit() (work.Item, error) {
 		command, _ := test["command"].(string)
 		test["command"] = strings.ReplaceAll(command, "$CASES", r.cases)
 	}
-	path := "/v1/items"
-	if r.SubmitOnly {
-		path += "?dry_run=true"
-	}
+	return spec
+}
+
+// post submits one specification.
+func (r *run) post(path string, spec fields) (work.Item, error) {
 	var items []work.Item
 	err := r.call(r.ctx, http.MethodPost, path, fields{"spec": spec}, &items)
 	if err == nil && len(items) != 1 {

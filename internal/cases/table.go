@@ -9,7 +9,7 @@ import (
 
 // table lists every row.
 func table() []row {
-	return slices.Concat(reportRows(), forgeRows(), leaderRows(), fenceRows())
+	return slices.Concat(reportRows(), forgeRows(), leaderRows(), agentRows(), gitRows(), fenceRows())
 }
 
 const (

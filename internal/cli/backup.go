@@ -20,7 +20,8 @@ import (
 type exportOptions struct {
 	remote
 	filterFlags
-	file string
+	file   string
+	noLogs bool
 }
 
 func newExport(sh *shell) *cobra.Command {
@@ -29,14 +30,17 @@ func newExport(sh *shell) *cobra.Command {
 		Use:   "export",
 		Short: "Write items as JSON lines, a backup",
 		Long: `Write items as they are stored, with their history, one JSON object a line: all of them,
-or those that flags select. What drover import makes of it is the same items again.`,
-		Example: "  drover export > items.jsonl\n  drover export --queue slow --file slow.jsonl",
+or those that flags select. What drover kept of their attempts' output follows, one
+{"kept_logs": ...} a line: at most 100 lines of each stream of an attempt, without secrets.
+drover import makes the same items of it again.`,
+		Example: "  drover export > items.jsonl\n  drover export --queue slow --file slow.jsonl\n  drover export --no-logs > items.jsonl",
 		Args:    arguments(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runExport(cmd.Context(), opts, sh) },
 	}
 	opts.bindServer(cmd, sh)
 	opts.filterFlags.bind(cmd.Flags())
 	cmd.Flags().StringVarP(&opts.file, "file", "f", stdinName, "file to write, which is replaced when all is there; - is standard output")
+	cmd.Flags().BoolVar(&opts.noLogs, "no-logs", false, "leave out what was kept of the attempts' output")
 	return cmd
 }
 
@@ -47,14 +51,14 @@ func runExport(ctx context.Context, opts exportOptions, sh *shell) error {
 	}
 	defer client.Close()
 	if opts.file == stdinName {
-		return export(ctx, client, opts.filter(), sh.out)
+		return export(ctx, client, opts, sh.out)
 	}
 	partial := opts.file + ".partial"
 	file, err := os.Create(partial)
 	if err != nil {
 		return fmt.Errorf("%v: %w", err, work.ErrInvalid)
 	}
-	err = errors.Join(export(ctx, client, opts.filter(), file), file.Sync(), file.Close())
+	err = errors.Join(export(ctx, client, opts, file), file.Sync(), file.Close())
 	if err == nil {
 		err = os.Rename(partial, opts.file)
 	}
@@ -64,11 +68,32 @@ func runExport(ctx context.Context, opts exportOptions, sh *shell) error {
 	return nil
 }
 
-func export(ctx context.Context, service api.Service, f control.Filter, to io.Writer) error {
+// keptLine is a line of a backup that holds kept output.
+type keptLine struct {
+	KeptLogs *work.KeptLogs `json:"kept_logs"`
+}
+
+// keptPrefix begins such a line, and no item's.
+const keptPrefix = `{"kept_logs":`
+
+func export(ctx context.Context, service api.Service, opts exportOptions, to io.Writer) error {
 	buffer := bufio.NewWriter(to)
 	encoder := json.NewEncoder(buffer)
 	encoder.SetEscapeHTML(false)
-	if err := service.Export(ctx, f, func(item work.Item) error { return encoder.Encode(item) }); err != nil {
+	items := map[string]bool{}
+	err := service.Export(ctx, opts.filter(), func(item work.Item) error {
+		items[item.ID] = true
+		return encoder.Encode(item)
+	})
+	if err == nil && !opts.noLogs {
+		err = service.ExportLogs(ctx, opts.filter(), func(logs work.KeptLogs) error {
+			if !items[logs.Attempt.Item()] {
+				return nil // the item came since
+			}
+			return encoder.Encode(keptLine{&logs})
+		})
+	}
+	if err != nil {
 		return err
 	}
 	return buffer.Flush()
@@ -85,8 +110,8 @@ func newImport(sh *shell) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import",
 		Short: "Store items of a backup again",
-		Long: `Store items that drover export wrote, with their ids, states and history. All of them are
-checked before the first is stored. An item that is there already is left as it is when it
+		Long: `Store items that drover export wrote, with their ids, states and history, and what was kept
+of their attempts' output. All of it is checked before the first is stored. An item that is there already is left as it is when it
 is the same, and has the whole backup refused when it is not. An item that was in progress
 goes on as one whose Nomad job is gone: as the table of reasons says.`,
 		Example: "  drover import --file items.jsonl\n  drover import --dry-run < items.jsonl",
@@ -99,14 +124,14 @@ goes on as one whose Nomad job is gone: as the table of reasons says.`,
 	return cmd
 }
 
-// Bounds of the items that are sent in one call.
+// Bounds of what is sent in one call.
 const (
 	importItems = 1000
 	importBytes = 16 << 20
 )
 
 func runImport(ctx context.Context, opts importOptions, sh *shell) error {
-	batches, count, err := readBackup(opts.file, sh)
+	backup, err := readBackup(opts.file, sh)
 	if err != nil {
 		return err
 	}
@@ -115,19 +140,34 @@ func runImport(ctx context.Context, opts importOptions, sh *shell) error {
 		return err
 	}
 	defer client.Close()
-	done, err := importAll(ctx, client, batches, true, func(int) error { return nil })
+	none := func(int) error { return nil }
+	check := func(items []work.Item) (control.Import, error) { return client.Import(ctx, items, true) }
+	done, err := importAll(backup.items, check, none)
 	if err != nil {
 		return err
 	}
+	logs := control.Import{Stored: backup.logs.count}
 	if !opts.dryRun {
-		bar := newProgress(count, sh)
-		if done, err = importAll(ctx, client, batches, false, bar.Add); err != nil {
+		bar := newProgress(backup.items.count+backup.logs.count, sh)
+		store := func(items []work.Item) (control.Import, error) { return client.Import(ctx, items, false) }
+		if done, err = importAll(backup.items, store, bar.Add); err != nil {
+			return err
+		}
+		keep := func(kept []work.KeptLogs) (control.Import, error) { return client.ImportLogs(ctx, kept) }
+		if logs, err = importAll(backup.logs, keep, bar.Add); err != nil {
 			return err
 		}
 		_ = bar.Finish() // a bar that can't be drawn stops nothing
 	}
+	return printImport(done, logs, opts, sh)
+}
+
+func printImport(done, logs control.Import, opts importOptions, sh *shell) error {
 	if opts.output == formatJSON {
-		return printJSON(sh.out, done)
+		return printJSON(sh.out, struct {
+			control.Import
+			KeptLogs control.Import `json:"kept_logs"`
+		}{done, logs})
 	}
 	p := newPrinter(sh)
 	verb := "stored"
@@ -135,13 +175,16 @@ func runImport(ctx context.Context, opts importOptions, sh *shell) error {
 		verb = "to be stored"
 	}
 	p.printf("%d items %s, %d were there already\n", done.Stored, verb, done.Identical)
+	if logs != (control.Import{}) {
+		p.printf("kept output of %d attempts %s, that of %d was there already\n", logs.Stored, verb, logs.Identical)
+	}
 	return p.err
 }
 
-func importAll(ctx context.Context, service api.Service, batches [][]work.Item, dry bool, step func(int) error) (control.Import, error) {
+func importAll[T any](from batches[T], send func([]T) (control.Import, error), step func(int) error) (control.Import, error) {
 	var sum control.Import
-	for _, batch := range batches {
-		done, err := service.Import(ctx, batch, dry)
+	for _, batch := range from.all {
+		done, err := send(batch)
 		sum.Stored, sum.Identical = sum.Stored+done.Stored, sum.Identical+done.Identical
 		if err != nil {
 			return sum, err
@@ -151,42 +194,86 @@ func importAll(ctx context.Context, service api.Service, batches [][]work.Item, 
 	return sum, nil
 }
 
-// readBackup returns the items of a backup, in batches, and how many they are.
-func readBackup(name string, sh *shell) (batches [][]work.Item, count int, err error) {
+// batches are values in parts that fit a call each.
+type batches[T any] struct {
+	all   [][]T
+	size  int // bytes of the last part
+	count int // of the values
+}
+
+func (b *batches[T]) add(value T, size int) {
+	last := len(b.all) - 1
+	if last < 0 || len(b.all[last]) == importItems || b.size+size > importBytes {
+		b.all, b.size, last = append(b.all, nil), 0, last+1
+	}
+	b.all[last], b.size, b.count = append(b.all[last], value), b.size+size, b.count+1
+}
+
+// backup is what a file of drover export holds.
+type backup struct {
+	items batches[work.Item]
+	logs  batches[work.KeptLogs]
+
+	attempts map[work.AttemptID]bool // of the items so far
+}
+
+// readBackup reads a backup and checks what a server would only find when it is
+// half stored.
+func readBackup(name string, sh *shell) (*backup, error) {
 	in := sh.in
 	if name != stdinName {
 		file, err := os.Open(name)
 		if err != nil {
-			return nil, 0, fmt.Errorf("%v: %w", err, work.ErrInvalid)
+			return nil, fmt.Errorf("%v: %w", err, work.ErrInvalid)
 		}
 		defer file.Close()
 		in = file
 	}
 	from := inputName(name)
 	reader := bufio.NewReader(in)
-	var batch []work.Item
-	size := 0
+	b := &backup{attempts: map[work.AttemptID]bool{}}
 	for line := 1; ; line++ {
 		text, err := reader.ReadBytes('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, 0, fmt.Errorf("read %s: %w", from, err)
+			return nil, fmt.Errorf("read %s: %w", from, err)
 		}
 		if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 {
-			var item work.Item
-			if err := work.DecodeStrict(trimmed, &item); err != nil {
-				return nil, 0, fmt.Errorf("%s: line %d: %s: %w", from, line, clearer(reasonOf(err)), work.ErrInvalid)
+			if err := b.add(trimmed); err != nil {
+				return nil, fmt.Errorf("%s: line %d: %s: %w", from, line, clearer(reasonOf(err)), work.ErrInvalid)
 			}
-			if len(batch) == importItems || len(batch) > 0 && size+len(trimmed) > importBytes {
-				batches, batch, size = append(batches, batch), nil, 0
-			}
-			batch, size, count = append(batch, item), size+len(trimmed), count+1
 		}
 		if err != nil {
-			break
+			return b, nil
 		}
 	}
-	if len(batch) > 0 {
-		batches = append(batches, batch)
+}
+
+func (b *backup) add(line []byte) error {
+	if !bytes.HasPrefix(line, []byte(keptPrefix)) {
+		var item work.Item
+		if err := work.DecodeStrict(line, &item); err != nil {
+			return err
+		}
+		for _, a := range item.Attempts {
+			b.attempts[a.ID] = true
+		}
+		b.items.add(item, len(line))
+		return nil
 	}
-	return batches, count, nil
+	var kept keptLine
+	err := work.DecodeStrict(line, &kept)
+	if err == nil && kept.KeptLogs == nil {
+		err = fmt.Errorf("kept_logs is empty: %w", work.ErrInvalid)
+	}
+	if err == nil {
+		err = kept.KeptLogs.Check()
+	}
+	if err == nil && !b.attempts[kept.KeptLogs.Attempt] {
+		err = fmt.Errorf("kept output of attempt %s: no item before it has that attempt: %w", kept.KeptLogs.Attempt, work.ErrInvalid)
+	}
+	if err != nil {
+		return err
+	}
+	b.logs.add(*kept.KeptLogs, len(line))
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"drover/consul"
 	"drover/internal/api"
@@ -226,9 +227,5 @@ func isTrue(value string) bool { return value == "1" || strings.EqualFold(value,
 // isTerminal reports whether a stream is a terminal: a person is there.
 func isTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(file.Fd()))
 }

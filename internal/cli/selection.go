@@ -103,7 +103,7 @@ func (s selection) resolve(ctx context.Context, service api.Service, what string
 	if err != nil || len(ids) == 0 || s.yes {
 		return ids, err
 	}
-	return ids, confirm(fmt.Sprintf("%s %d items?", what, len(ids)), sh)
+	return ids, confirm(ctx, fmt.Sprintf("%s %d items?", what, len(ids)), sh)
 }
 
 // eachItem calls seen with every item that a query selects, page by page.
@@ -126,16 +126,32 @@ func eachItem(ctx context.Context, service api.Service, q control.Query, seen fu
 	}
 }
 
-// confirm asks a person. It returns errUsage where nobody is there to answer, or
-// the answer is no.
-func confirm(question string, sh *shell) error {
+// confirm asks a person. It returns errUsage where standard input is no terminal,
+// or the answer is not yes, and the context's cause when it ends first.
+func confirm(ctx context.Context, question string, sh *shell) error {
 	if !isTerminal(sh.in) {
-		return fmt.Errorf("%s Nobody is here to confirm it: add --yes: %w", question, errUsage)
+		return fmt.Errorf("%s Standard input is no terminal, so add --yes to confirm it: %w", question, errUsage)
 	}
 	fmt.Fprintf(sh.err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(sh.in).ReadString('\n')
-	if err != nil && line == "" && err != io.EOF {
-		return fmt.Errorf("read the answer: %w", err)
+	answered := make(chan error, 1)
+	var line string
+	go func() {
+		var err error
+		line, err = bufio.NewReader(sh.in).ReadString('\n')
+		answered <- err
+	}()
+	var err error
+	select {
+	case err = <-answered:
+	case <-ctx.Done(): // the read ends with the process
+		fmt.Fprintln(sh.err)
+		return context.Cause(ctx)
+	}
+	if err != nil && line == "" {
+		fmt.Fprintln(sh.err) // the terminal's cursor stands behind the question
+		if err != io.EOF {
+			return fmt.Errorf("read the answer: %w", err)
+		}
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes":

@@ -86,8 +86,8 @@ func (p *printer) item(item work.Item, now time.Time) {
 	p.field("Image", spec.Image)
 	p.field("Command", strings.Join(spec.Command, " "))
 	p.field("Resources", resources(spec.Resources, item.MemoryMB))
-	p.field("Limits", fmt.Sprintf("%s an attempt, %d iterations, heartbeat %s",
-		span(spec.Limits.Timeout.Std()), spec.Limits.MaxIterations, span(spec.Limits.HeartbeatTTL.Std())))
+	p.field("Limits", fmt.Sprintf("%s an attempt, %d iterations, silence %s, idle %s, heartbeat %s", span(spec.Limits.Timeout.Std()), spec.Limits.MaxIterations,
+		span(spec.Limits.SilenceTimeout.Std()), span(spec.Limits.IdleTimeout.Std()), span(spec.Limits.HeartbeatTTL.Std())))
 	p.field("Spent", spent(item))
 	p.field("Changes", changes(item))
 	p.field("Tests", tests(item))
@@ -152,6 +152,9 @@ func tests(item work.Item) string {
 	text := string(t.Status)
 	if t.Run > 0 {
 		text += fmt.Sprintf(", %d run, %d passed, %d failed", t.Run, t.Passed, t.Failed)
+	}
+	if t.Flaky > 0 {
+		text += fmt.Sprintf(", %d flaky", t.Flaky)
 	}
 	if t.Detail != "" {
 		const width = 200

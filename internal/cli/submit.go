@@ -100,6 +100,7 @@ func (o *submitOptions) bindItem(flags *pflag.FlagSet) {
 	flags.Int64Var(&s.Budget.Tokens, "budget-tokens", 0, "most tokens, read and written, over all attempts")
 	flags.Float64Var(&s.Budget.CostUSD, "budget-cost-usd", 0, "most cost in USD that the agent may state, over all attempts")
 	flags.TextVar(&s.Budget.Time, "budget-time", work.Duration(0), "most wall clock of the item, over all attempts")
+	flags.StringVar(&s.Uncommitted, "uncommitted", "", "what becomes of work that the agent does not commit: commit, fail or ignore")
 	flags.StringVar(&s.Test.Command, "test", "", "shell command that tests the agent's work")
 	flags.TextVar(&s.Test.Timeout, "test-timeout", work.Duration(0), "time limit of the test command")
 	flags.IntVar(&s.Resources.MemoryMB, "memory-mb", 0, "memory limit in MB")

@@ -117,35 +117,39 @@ type Worker struct {
 	ConsulAddr  string            `hcl:"consul_addr,optional"`  // Consul agent of a worker; its node's if empty
 	SecretsPath string            `hcl:"secrets_path,optional"` // Nomad variable that becomes the worker's environment
 	Datacenters []string          `hcl:"datacenters,optional"`
-	Env         map[string]string `hcl:"env,optional"`   // never a secret
-	Links       map[string]string `hcl:"links,optional"` // label to URL; Nomad's UI shows them beside a worker
+	Env         map[string]string `hcl:"env,optional"`       // never a secret
+	AgentEnv    []string          `hcl:"agent_env,optional"` // names of the worker's variables that agents may see besides the usual ones; PREFIX_* is all that begin so
+	Links       map[string]string `hcl:"links,optional"`     // label to URL; Nomad's UI shows them beside a worker
 	KillTimeout Duration          `hcl:"kill_timeout,optional"`
 }
 
 // ItemDefaults fill what an item leaves open.
 type ItemDefaults struct {
-	Agent         string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
-	Command       []string `hcl:"command,optional"` // of agents of this kind
-	Prompt        string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
-	LoopMode      string   `hcl:"loop_mode,optional"`
-	DonePhrase    string   `hcl:"done_phrase,optional"`
-	BudgetTokens  int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
-	BudgetCostUSD float64  `hcl:"budget_cost_usd,optional"`
-	BudgetTime    Duration `hcl:"budget_time,optional"` // wall clock
-	MemoryMB      int      `hcl:"memory_mb,optional"`
-	MemoryMaxMB   int      `hcl:"memory_max_mb,optional"`
-	Cores         int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
-	CPUMHz        int      `hcl:"cpu_mhz,optional"`
-	PIDs          int      `hcl:"pids,optional"`
-	MaxIterations int      `hcl:"max_iterations,optional"`
-	Timeout       Duration `hcl:"timeout,optional"`
-	HeartbeatTTL  Duration `hcl:"heartbeat_ttl,optional"`
-	FenceGrace    Duration `hcl:"fence_grace,optional"`
-	StartTimeout  Duration `hcl:"start_timeout,optional"`
-	QueueTimeout  Duration `hcl:"queue_timeout,optional"`
-	TestTimeout   Duration `hcl:"test_timeout,optional"`
-	PRProvider    string   `hcl:"pr_provider,optional"`
-	PRAPIURL      string   `hcl:"pr_api_url,optional"`
+	Agent          string   `hcl:"agent,optional"`   // kind of agent; work.AgentPlain if empty
+	Command        []string `hcl:"command,optional"` // of agents of this kind
+	Prompt         string   `hcl:"prompt,optional"`  // template; work.DefaultPrompt if empty
+	LoopMode       string   `hcl:"loop_mode,optional"`
+	DonePhrase     string   `hcl:"done_phrase,optional"`
+	Uncommitted    string   `hcl:"uncommitted,optional"`   // what becomes of work that an agent does not commit; work.UncommittedCommit if empty
+	BudgetTokens   int      `hcl:"budget_tokens,optional"` // of an item, over all attempts; 0 is no bound
+	BudgetCostUSD  float64  `hcl:"budget_cost_usd,optional"`
+	BudgetTime     Duration `hcl:"budget_time,optional"` // wall clock
+	MemoryMB       int      `hcl:"memory_mb,optional"`
+	MemoryMaxMB    int      `hcl:"memory_max_mb,optional"`
+	Cores          int      `hcl:"cores,optional"` // work.DefaultCores if neither this nor CPUMHz is given
+	CPUMHz         int      `hcl:"cpu_mhz,optional"`
+	PIDs           int      `hcl:"pids,optional"`
+	MaxIterations  int      `hcl:"max_iterations,optional"`
+	Timeout        Duration `hcl:"timeout,optional"`
+	HeartbeatTTL   Duration `hcl:"heartbeat_ttl,optional"`
+	FenceGrace     Duration `hcl:"fence_grace,optional"`
+	SilenceTimeout Duration `hcl:"silence_timeout,optional"`
+	IdleTimeout    Duration `hcl:"idle_timeout,optional"`
+	StartTimeout   Duration `hcl:"start_timeout,optional"`
+	QueueTimeout   Duration `hcl:"queue_timeout,optional"`
+	TestTimeout    Duration `hcl:"test_timeout,optional"`
+	PRProvider     string   `hcl:"pr_provider,optional"`
+	PRAPIURL       string   `hcl:"pr_api_url,optional"`
 }
 
 // Retry is what happens to items whose attempt ended.
@@ -271,8 +275,9 @@ func Default() Config {
 		},
 		ItemDefaults: ItemDefaults{
 			MemoryMB: d.Resources.MemoryMB, PIDs: d.Resources.PIDs, MaxIterations: d.Limits.MaxIterations,
-			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), FenceGrace: text(d.Limits.FenceGrace),
-			StartTimeout: text(d.Limits.StartTimeout), QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
+			Timeout: text(d.Limits.Timeout), HeartbeatTTL: text(d.Limits.HeartbeatTTL), FenceGrace: text(d.Limits.FenceGrace), StartTimeout: text(d.Limits.StartTimeout),
+			SilenceTimeout: text(d.Limits.SilenceTimeout), IdleTimeout: text(d.Limits.IdleTimeout),
+			QueueTimeout: text(d.Limits.QueueTimeout), TestTimeout: text(d.Test.Timeout),
 		},
 		Retry: Retry{
 			Backoff: texts(r.Backoff), RequeueBackoff: texts(r.RequeueBackoff), RateLimitWait: text(r.RateLimitWait),
@@ -306,10 +311,12 @@ func (c Config) Defaults() work.Defaults {
 		},
 		Limits: work.Limits{
 			MaxIterations: d.MaxIterations, Timeout: d.Timeout.work(), HeartbeatTTL: d.HeartbeatTTL.work(), FenceGrace: d.FenceGrace.work(),
+			SilenceTimeout: d.SilenceTimeout.work(), IdleTimeout: d.IdleTimeout.work(),
 			StartTimeout: d.StartTimeout.work(), QueueTimeout: d.QueueTimeout.work(),
 		},
-		Test: work.Test{Timeout: d.TestTimeout.work()},
-		PR:   work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
+		Uncommitted: d.Uncommitted,
+		Test:        work.Test{Timeout: d.TestTimeout.work()},
+		PR:          work.PR{Provider: d.PRProvider, APIURL: d.PRAPIURL},
 	}
 	if c.Worker.Driver == DriverDocker {
 		defaults.Image = c.Worker.Image

@@ -69,6 +69,7 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 		worker {
 		  image = "drover-worker:1"
 		  env   = { LANG = "C.UTF-8" }
+		  agent_env = ["AWS_*", "GOOGLE_CLOUD_PROJECT"]
 		}
 		defaults {
 		  command = ["agent", "--print"]
@@ -80,6 +81,8 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 		  done_phrase     = "DONE"
 		  budget_tokens   = 1000000
 		  budget_cost_usd = 2.5
+		  silence_timeout = "2h"
+		  idle_timeout    = "20m"
 		}
 		retry {
 		  backoff = ["10s", "20s"]
@@ -104,9 +107,11 @@ func TestFileChangesOnlyWhatItNames(t *testing.T) {
 	want.Consul.Prefix = "team/drover/"
 	want.Nomad.Address, want.Nomad.Namespace = "http://nomad:4646", "agents"
 	want.Worker.Image, want.Worker.Env = "drover-worker:1", map[string]string{"LANG": "C.UTF-8"}
+	want.Worker.AgentEnv = []string{"AWS_*", "GOOGLE_CLOUD_PROJECT"}
 	want.ItemDefaults.Command, want.ItemDefaults.CPUMHz, want.ItemDefaults.Timeout = []string{"agent", "--print"}, 500, "30m"
 	want.ItemDefaults.Agent, want.ItemDefaults.Prompt = "plain", "{{.Task}}"
 	want.ItemDefaults.LoopMode, want.ItemDefaults.DonePhrase = "until", "DONE"
+	want.ItemDefaults.SilenceTimeout, want.ItemDefaults.IdleTimeout = "2h", "20m"
 	want.ItemDefaults.BudgetTokens, want.ItemDefaults.BudgetCostUSD = 1000000, 2.5
 	want.Retry.Backoff, want.Retry.Actions = []config.Duration{"10s", "20s"}, map[string]string{"timeout": "fail"}
 	want.Orchestrator.MaxInFlight = 4
@@ -219,6 +224,9 @@ func TestValidateNamesTheField(t *testing.T) {
 		"worker.kill_timeout":             func(c *config.Config) { c.Worker.KillTimeout = "soon" },
 		"worker.secrets_path":             func(c *config.Config) { c.Worker.SecretsPath = "" },
 		"worker.links: Items: \"/ui\"":    func(c *config.Config) { c.Worker.Links = map[string]string{"Items": "/ui"} },
+		"worker.agent_env: \"AWS-*\"":     func(c *config.Config) { c.Worker.AgentEnv = []string{"AWS_*", "AWS-*"} },
+		"worker.agent_env: \"*\"":         func(c *config.Config) { c.Worker.AgentEnv = []string{"*"} },
+		"worker.agent_env: \"NOMAD_TOKEN": func(c *config.Config) { c.Worker.AgentEnv = []string{"NOMAD_TOKEN"} },
 		"worker.datacenters":              func(c *config.Config) { c.Worker.Datacenters = nil },
 		"defaults.memory_mb":              func(c *config.Config) { c.ItemDefaults.MemoryMB = 0 },
 		"defaults.memory_max_mb":          func(c *config.Config) { c.ItemDefaults.MemoryMaxMB = 1 },
@@ -311,10 +319,12 @@ func TestVariablesAreHCLExpressions(t *testing.T) {
 	w.Env = map[string]string{"QUOTE": `a"b`}
 	w.Links = map[string]string{"Items in Consul": "https://consul.example.com/ui"}
 	w.Datacenters = []string{"dc1", "dc2"}
+	w.AgentEnv = []string{"AWS_*"}
 	got := w.Variables()
 	for name, want := range map[string]string{
 		"consul_addr":  `"$${attr.unique.network.ip-address}:8500"`,
 		"datacenters":  `["dc1", "dc2"]`,
+		"agent_env":    `["AWS_*"]`,
 		"network_mode": `"bridge"`,
 		"kill_timeout": `"20s"`,
 	} {

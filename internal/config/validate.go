@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,6 +134,12 @@ func unspecified(host string) bool {
 	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
+var (
+	variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
+	// workersOwn are the variables that no agent sees, see internal/worker/agent.
+	workersOwn = regexp.MustCompile(`^(DROVER|CONSUL|NOMAD|VAULT)_`)
+)
+
 func (w Worker) validate(check *checker) {
 	check.require("worker.job_id", w.JobID)
 	check.require("worker.secrets_path", w.SecretsPath)
@@ -143,6 +150,14 @@ func (w Worker) validate(check *checker) {
 	}
 	if len(w.Datacenters) == 0 {
 		check.bad("worker.datacenters", "must name one at least, or \"*\" for all")
+	}
+	for _, pattern := range w.AgentEnv {
+		switch {
+		case !variablePattern.MatchString(pattern):
+			check.bad("worker.agent_env", "%q: give the name of a variable, or the beginning of names with a * after it, as in AWS_*", pattern)
+		case workersOwn.MatchString(pattern):
+			check.bad("worker.agent_env", "%q: variables of the worker, Consul, Nomad and Vault are never shown to agents", pattern)
+		}
 	}
 	for _, label := range slices.Sorted(maps.Keys(w.Links)) {
 		if u, err := url.Parse(w.Links[label]); err != nil || u.Scheme == "" || u.Host == "" {
@@ -170,11 +185,14 @@ func (d ItemDefaults) validate(check *checker) {
 	check.duration("defaults.timeout", d.Timeout, time.Second)
 	check.duration("defaults.heartbeat_ttl", d.HeartbeatTTL, work.MinHeartbeatTTL.Std())
 	check.duration("defaults.fence_grace", d.FenceGrace, time.Second)
+	check.duration("defaults.silence_timeout", d.SilenceTimeout, time.Second)
+	check.duration("defaults.idle_timeout", d.IdleTimeout, time.Second)
 	check.duration("defaults.start_timeout", d.StartTimeout, time.Second)
 	check.duration("defaults.queue_timeout", d.QueueTimeout, time.Second)
 	check.duration("defaults.test_timeout", d.TestTimeout, time.Second)
 	check.oneOf("defaults.agent", d.Agent, append(work.Agents(), "")...)
 	check.oneOf("defaults.loop_mode", d.LoopMode, "", work.LoopOnce, work.LoopUntil)
+	check.oneOf("defaults.uncommitted", d.Uncommitted, "", work.UncommittedCommit, work.UncommittedFail, work.UncommittedIgnore)
 	if strings.Contains(d.DonePhrase, "\n") {
 		check.bad("defaults.done_phrase", "must be one line")
 	}

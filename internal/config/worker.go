@@ -44,12 +44,15 @@ func (w Worker) Variables() map[string]string {
 	if w.ConsulAddr != "" {
 		values["consul_addr"] = cty.StringVal(w.ConsulAddr)
 	}
-	if len(w.Datacenters) > 0 {
-		var names []cty.Value
-		for _, name := range w.Datacenters {
-			names = append(names, cty.StringVal(name))
+	for name, given := range map[string][]string{"datacenters": w.Datacenters, "agent_env": w.AgentEnv} {
+		if len(given) == 0 {
+			continue
 		}
-		values["datacenters"] = cty.ListVal(names)
+		var texts []cty.Value
+		for _, text := range given {
+			texts = append(texts, cty.StringVal(text))
+		}
+		values[name] = cty.ListVal(texts)
 	}
 	for name, given := range map[string]map[string]string{"env": w.Env, "links": w.Links} {
 		if len(given) == 0 {

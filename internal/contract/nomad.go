@@ -41,7 +41,7 @@ func Nomad(t *testing.T, open func(testing.TB) NomadTarget) {
 		cases []nomadCase
 	}{
 		{"parse", parseCases}, {"register", registerCases}, {"dispatch", dispatchCases}, {"lifecycle", lifecycleCases},
-		{"logs", logCases}, {"events", eventCases}, {"scheduling", schedulingCases}, {"variables", variableCases},
+		{"logs", logCases}, {"events", eventCases}, {"scheduling", schedulingCases}, {"sysbatch", sysbatchCases}, {"variables", variableCases},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.cases {

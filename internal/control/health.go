@@ -5,6 +5,6 @@ type Health struct {
 	Live  bool `json:"live"`  // it answers; a process that is not is to be started anew
 	Ready bool `json:"ready"` // it can do its work
 	Leads bool `json:"leads,omitempty"`
-	// Reasons say why it is not ready.
+	// Reasons say why it is not ready, or why a server that takes items dispatches none.
 	Reasons []string `json:"reasons,omitempty"`
 }

@@ -1,14 +1,13 @@
 // Package doctor examines whether drover can work where it is: it looks at Nomad,
-// Consul, the nodes, the worker image, the git server and the forge's token, and
-// tries once each thing that drover does. What it makes it removes.
+// Consul and the nodes, tries once each thing that drover does, and runs a probe
+// where workers run, which reaches Consul, the git servers and the forge with the
+// worker's image, user, network and secrets. It removes what it makes.
 package doctor
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -19,24 +18,16 @@ import (
 	"drover/nomad"
 )
 
-// Status is what a finding comes to.
-type Status string
+// Finding is what one examination found.
+type Finding = work.Finding
 
-// What a finding can come to.
+// Results of an examination.
 const (
-	OK      Status = "ok"
-	Warning Status = "warning" // drover works, and not as well as it could
-	Failure Status = "failure" // drover does not work, or not all of it
-	Skipped Status = "skipped" // was not looked at
+	OK      = work.FindingOK
+	Warning = work.FindingWarning
+	Failure = work.FindingFailure
+	Skipped = work.FindingSkipped
 )
-
-// Finding is what one examination came to.
-type Finding struct {
-	Check  string `json:"check"`
-	Status Status `json:"status"`
-	Says   string `json:"says"`
-	Do     string `json:"do,omitempty"` // what a person can do about it
-}
 
 // Versions below which drover is not tested.
 const (
@@ -50,12 +41,10 @@ const maxSkew = 2 * time.Second
 // Options of an examination. Config must be valid.
 type Options struct {
 	Config       config.Config
-	Getenv       func(string) string
-	Version      string   // of drover, which the worker's is to be
-	Repositories []string // URLs that are to be reachable
+	Version      string   // of drover, which the worker's should equal
+	Repositories []string // URLs that workers should reach, at most work.MaxProbeRepositories; those of stored items if empty
 	ProbeTimeout time.Duration
-	SkipProbe    bool // no worker is run
-	Transport    http.RoundTripper
+	SkipProbe    bool // runs no worker
 }
 
 // exam is an examination under way.
@@ -64,15 +53,19 @@ type exam struct {
 	nomad    *nomad.Client
 	consul   *consul.Client
 	skews    map[string]*skew
+	nodes    []nomad.Node // nil where they are not told
 	findings []Finding
 }
 
 // Run examines everything and returns what it found, in the order it looked.
-// It returns work.ErrInvalid for a configuration that can't be used.
+// It returns work.ErrInvalid for a configuration or a repository that can't be used.
 func Run(ctx context.Context, opts Options) ([]Finding, error) {
 	e := &exam{Options: opts, skews: map[string]*skew{"Nomad": {}, "Consul": {}}}
 	cfg := opts.Config
-	var err error
+	err := check(opts.Repositories)
+	if err != nil {
+		return nil, err
+	}
 	e.consul, err = consul.Open(consul.Options{
 		Address: cfg.Consul.Address, Token: cfg.Consul.Token.Reveal(), Prefix: cfg.Consul.Prefix, Instrument: e.skews["Consul"].around,
 	})
@@ -100,14 +93,12 @@ func Run(ctx context.Context, opts Options) ([]Finding, error) {
 	if e.examineNomad(ctx) {
 		e.examineClock("Nomad")
 		e.examineNodes(ctx)
-		e.examineProbe(ctx)
+		e.examineWorkers(ctx)
 	}
-	e.examineGit(ctx)
-	e.examineForge(ctx)
 	return e.findings, nil
 }
 
-func (e *exam) add(check string, status Status, do, format string, args ...any) {
+func (e *exam) add(check string, status work.FindingStatus, do, format string, args ...any) {
 	e.findings = append(e.findings, Finding{Check: check, Status: status, Says: work.RedactSecrets(fmt.Sprintf(format, args...)), Do: do})
 }
 
@@ -125,9 +116,9 @@ func (e *exam) examineConsul(ctx context.Context) bool {
 		e.version("consul version", "Consul", about.Version, MinConsul)
 		if about.CheckUpdateInterval > 0 {
 			e.add("consul check_update_interval", Warning, `Set check_update_interval = "0s" in the agents' configuration.`,
-				"heartbeats' texts reach the servers up to %s late, so that drover top and explain tell old news", about.CheckUpdateInterval)
+				"heartbeat output can be up to %s stale in drover top and explain", about.CheckUpdateInterval)
 		} else {
-			e.add("consul check_update_interval", OK, "", "heartbeats' texts reach the servers at once")
+			e.add("consul check_update_interval", OK, "", "heartbeat output reaches the servers at once")
 		}
 	}
 	var failed []consul.Try
@@ -245,33 +236,3 @@ func (s *skew) around(next http.RoundTripper) http.RoundTripper {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// hosted returns a repository's URL as http has it, nil if it is of another kind.
-func hosted(repository string) *url.URL {
-	u, err := url.Parse(repository)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
-		return nil
-	}
-	return u
-}
-
-// secret returns a secret of the workers: from this environment, or from the Nomad
-// variable that theirs comes from.
-func (e *exam) secret(ctx context.Context, names ...string) (value, from string) {
-	for _, name := range names {
-		if value := e.Getenv(name); value != "" {
-			return value, name + " of this environment"
-		}
-	}
-	for _, name := range names {
-		if value, err := e.nomad.Secret(ctx, e.Config.Worker.SecretsPath, name); err == nil && value != "" {
-			return value, fmt.Sprintf("%s of the Nomad variable %s", name, e.Config.Worker.SecretsPath)
-		}
-	}
-	return "", ""
-}
-
-// apiURL is the root of the forge's REST API.
-func (e *exam) apiURL() string {
-	return strings.TrimSuffix(cmp.Or(e.Config.ItemDefaults.PRAPIURL, "https://api.github.com"), "/")
-}

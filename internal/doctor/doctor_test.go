@@ -9,10 +9,14 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"go.uber.org/goleak"
 
 	"drover/internal/config"
 	"drover/internal/devcluster/nomadd"
@@ -22,7 +26,27 @@ import (
 	"drover/internal/work"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+// workerBinary is the worker that probes run.
+var workerBinary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "drover-doctor")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	workerBinary = filepath.Join(dir, "drover-worker")
+	build := exec.Command("go", "build", "-o", workerBinary, "drover/cmd/drover-worker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the worker: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	testkit.Main(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir) // what is left is in the system's directory of temporary files
+		os.Exit(code)
+	}))
+}
 
 const probeTimeout = 30 * time.Second
 
@@ -34,13 +58,13 @@ type patient struct {
 	nomad   *proxy
 	consul  *proxy
 	git     *gittest.Server
-	env     map[string]string
+	secrets map[string]string // of the workers
 	forge   *proxy
 }
 
 func newPatient(t *testing.T) *patient {
 	t.Helper()
-	p := &patient{t: t, env: map[string]string{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": "git-token", "DROVER_FORGE_TOKEN": "forge-token"}}
+	p := &patient{t: t, secrets: map[string]string{"DROVER_GIT_USERNAME": "drover", "DROVER_GIT_TOKEN": "git-token", "DROVER_FORGE_TOKEN": "forge-token"}}
 	p.nomad = newProxy(t, testkit.EmbeddedNomad(t, nomadd.Options{MemoryMB: 2000, Cores: 4}))
 	p.consul = newProxy(t, "http://"+testkit.EmbeddedConsul(t))
 	p.consul.change("/v1/agent/self", func(self map[string]any) {
@@ -56,30 +80,43 @@ func newPatient(t *testing.T) *patient {
 	p.forge.answer("/user", http.StatusOK, `{"login":"bot"}`)
 	p.forge.answer("/repos/a", http.StatusOK, `{"permissions":{"push":true}}`)
 
-	worker := filepath.Join(t.TempDir(), "drover-worker")
-	p.write(worker, `[ "$1" = version ] && echo "drover-worker dev"`)
 	cfg := config.Default()
 	cfg.Consul.Address, cfg.Nomad.Address = strings.TrimPrefix(p.consul.URL, "http://"), p.nomad.URL
-	cfg.Worker.Driver, cfg.Worker.Binary = config.DriverRawExec, worker
+	cfg.Worker.Driver, cfg.Worker.Binary = config.DriverRawExec, workerBinary
+	cfg.Worker.ConsulAddr = cfg.Consul.Address
 	cfg.ItemDefaults.MemoryMB, cfg.ItemDefaults.CPUMHz = 100, 50
 	cfg.ItemDefaults.PRProvider, cfg.ItemDefaults.PRAPIURL = work.ProviderGitHub, p.forge.URL
-	transport := &http.Transport{DisableKeepAlives: true}
-	p.options = doctor.Options{
-		Config: cfg, Getenv: func(name string) string { return p.env[name] }, Version: "dev", Transport: transport,
-		Repositories: []string{p.git.URL("a")}, ProbeTimeout: probeTimeout,
-	}
+	p.options = doctor.Options{Config: cfg, Version: "dev", Repositories: []string{p.git.URL("a")}, ProbeTimeout: probeTimeout}
 	return p
 }
 
-func (p *patient) write(path, script string) {
+// runs has the job run a script in place of the worker.
+func (p *patient) runs(script string) {
 	p.t.Helper()
+	path := filepath.Join(p.t.TempDir(), "drover-worker")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	p.options.Config.Worker.Binary = path
+}
+
+// giveWorkers puts the secrets into the Nomad variable of the workers.
+func (p *patient) giveWorkers() {
+	p.t.Helper()
+	client, err := api.NewClient(&api.Config{Address: p.nomad.URL, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	if err == nil {
+		_, _, err = client.Variables().Create(&api.Variable{Path: "nomad/jobs/drover-worker", Items: p.secrets}, nil)
+	}
+	if err != nil {
 		p.t.Fatal(err)
 	}
 }
 
 func (p *patient) findings() []doctor.Finding {
 	p.t.Helper()
+	if len(p.secrets) > 0 {
+		p.giveWorkers()
+	}
 	found, err := doctor.Run(p.t.Context(), p.options)
 	if err != nil {
 		p.t.Fatal(err)
@@ -98,7 +135,7 @@ func (p *patient) findings() []doctor.Finding {
 }
 
 // want checks that a check came to a status, with a text in what it says or has one do.
-func (p *patient) want(check string, status doctor.Status, text string) {
+func (p *patient) want(check string, status work.FindingStatus, text string) {
 	p.t.Helper()
 	found := p.findings()
 	for _, f := range found {
@@ -140,12 +177,12 @@ func TestHealthyClusterHasNoFinding(t *testing.T) {
 	}
 }
 
-// TestEachFinding has each thing ail that the doctor looks at.
+// TestEachFinding provokes each finding of the doctor.
 func TestEachFinding(t *testing.T) {
 	for name, c := range map[string]struct {
 		ail    func(p *patient)
 		check  string
-		status doctor.Status
+		status work.FindingStatus
 		says   string
 	}{
 		"Consul is away":    {func(p *patient) { p.options.Config.Consul.Address = "127.0.0.1:1" }, "consul", doctor.Failure, "CONSUL_HTTP_ADDR"},
@@ -194,33 +231,46 @@ func TestEachFinding(t *testing.T) {
 		"git is ill": {func(p *patient) {
 			p.options.Repositories = []string{p.forge.URL + "/a"}
 			p.forge.answer("/a/info/refs", 502, "")
-		}, "git ", doctor.Warning, "502"},
+		}, "git ", doctor.Failure, "502"},
 		"forge, not understood": {func(p *patient) { p.forge.answer("/repos/a", 200, "<html>") }, "github a", doctor.Warning, "pr_api_url"},
 		"no room":               {func(p *patient) { p.options.Config.ItemDefaults.MemoryMB, p.options.SkipProbe = 64000, true }, "room", doctor.Failure, "64000 MB"},
 		"no worker":             {func(p *patient) { p.options.Config.Worker.Binary = "/nonexistent/worker" }, "worker", doctor.Failure, "does not run"},
-		"another program":       {func(p *patient) { p.write(p.options.Config.Worker.Binary, "echo hello") }, "worker", doctor.Failure, "no drover worker"},
+		"another program":       {func(p *patient) { p.runs("echo hello") }, "worker", doctor.Failure, "no drover worker"},
 		"another version":       {func(p *patient) { p.options.Version = "9.9.9" }, "worker", doctor.Warning, "9.9.9"},
-		"a worker that fails":   {func(p *patient) { p.write(p.options.Config.Worker.Binary, "exit 7") }, "worker", doctor.Failure, "code 7"},
+		"a worker that fails":   {func(p *patient) { p.runs("exit 7") }, "worker", doctor.Failure, "code 7"},
 		"a worker that never ends": {func(p *patient) {
 			p.options.ProbeTimeout = 2 * time.Second
-			p.write(p.options.Config.Worker.Binary, "exec sleep 300")
+			p.runs("exec sleep 300")
 		}, "worker", doctor.Failure, "in time"},
-		"may not list jobs":  {func(p *patient) { p.nomad.refuse("GET", "/v1/jobs") }, "nomad permissions", doctor.Failure, "list-jobs"},
-		"may not watch":      {func(p *patient) { p.nomad.refuse("GET", "/v1/event/stream") }, "nomad permissions", doctor.Failure, "read-job"},
-		"may not parse":      {func(p *patient) { p.nomad.refuse("PUT", "/v1/jobs/parse") }, "nomad permissions", doctor.Failure, "parse-job"},
-		"may not register":   {func(p *patient) { p.nomad.refuse("PUT", "/v1/jobs") }, "nomad permissions", doctor.Failure, "submit-job"},
-		"may not dispatch":   {func(p *patient) { p.nomad.refuse("PUT", "/dispatch") }, "nomad permissions", doctor.Failure, "dispatch-job"},
-		"may not read logs":  {func(p *patient) { p.nomad.refuse("GET", "/v1/client/fs/logs/") }, "nomad permissions", doctor.Failure, "read-logs"},
-		"git is away":        {func(p *patient) { p.options.Repositories = []string{"http://127.0.0.1:1/a.git"} }, "git ", doctor.Failure, "can't be reached"},
-		"git, other kind":    {func(p *patient) { p.options.Repositories = []string{"git@git.example.org:a.git"} }, "git ", doctor.Skipped, "only https"},
-		"git, no repository": {func(p *patient) { p.options.Repositories = nil }, "git", doctor.Skipped, "--repo"},
-		"git, no token":      {func(p *patient) { delete(p.env, "DROVER_GIT_TOKEN") }, "git ", doctor.Failure, "it wants credentials"},
-		"git, bad token":     {func(p *patient) { p.env["DROVER_GIT_TOKEN"] = "wrong-token" }, "git ", doctor.Failure, "it refuses DROVER_GIT_TOKEN"},
-		"forge is away":      {func(p *patient) { p.options.Config.ItemDefaults.PRAPIURL = "http://127.0.0.1:1" }, "github token", doctor.Failure, "pr_api_url"},
+		"an older worker":         {func(p *patient) { p.runs("echo usage >&2; exit 2") }, "worker", doctor.Failure, "code 2 and left no result: usage"},
+		"workers, another Consul": {func(p *patient) { p.options.Config.Worker.ConsulAddr = "127.0.0.1:1" }, "consul from workers", doctor.Failure, "worker.consul_addr"},
+		"workers, Consul without a leader": {func(p *patient) {
+			// The server's Consul is another one.
+			other := newProxy(p.t, p.consul.URL)
+			other.answer("/v1/status/leader", 200, `""`)
+			p.options.Config.Worker.ConsulAddr = strings.TrimPrefix(other.URL, "http://")
+		}, "consul from workers", doctor.Failure, "no leader"},
+		"workers may not make sessions": {func(p *patient) { p.workersRefused("PUT", "/v1/session/create") }, "consul permissions of workers", doctor.Failure, `session_prefix "" { policy = "write" }`},
+		"workers may not register":      {func(p *patient) { p.workersRefused("PUT", "/v1/agent/service/register") }, "consul permissions of workers", doctor.Failure, `service "drover-worker" { policy = "write" }`},
+		"workers may not write keys":    {func(p *patient) { p.workersRefused("PUT", "/v1/kv/drover/probes/") }, "consul permissions of workers", doctor.Failure, `key_prefix "drover/probes/" { policy = "write" }`},
+		"workers, another datacenter":   {func(p *patient) { p.options.Config.Worker.Datacenters = []string{"elsewhere"} }, "worker", doctor.Failure, "no node of the datacenters elsewhere"},
+		"workers, every node full":      {(*patient).fillNode, "worker", doctor.Warning, "found no room"},
+		"may not list jobs":             {func(p *patient) { p.nomad.refuse("GET", "/v1/jobs") }, "nomad permissions", doctor.Failure, "list-jobs"},
+		"may not watch":                 {func(p *patient) { p.nomad.refuse("GET", "/v1/event/stream") }, "nomad permissions", doctor.Failure, "read-job"},
+		"may not parse":                 {func(p *patient) { p.nomad.refuse("PUT", "/v1/jobs/parse") }, "nomad permissions", doctor.Failure, "parse-job"},
+		"may not register":              {func(p *patient) { p.nomad.refuse("PUT", "/v1/jobs") }, "nomad permissions", doctor.Failure, "submit-job"},
+		"may not dispatch":              {func(p *patient) { p.nomad.refuse("PUT", "/dispatch") }, "nomad permissions", doctor.Failure, "dispatch-job"},
+		"may not read logs":             {func(p *patient) { p.nomad.refuse("GET", "/v1/client/fs/logs/") }, "nomad permissions", doctor.Failure, "read-logs"},
+		"git is away":                   {func(p *patient) { p.options.Repositories = []string{"http://127.0.0.1:1/a.git"} }, "git ", doctor.Failure, "DNS, firewall, proxy"},
+		"git, other kind":               {func(p *patient) { p.options.Repositories = []string{"ssh://git@127.0.0.1:1/a.git"} }, "git ", doctor.Failure, "a worker can't use it"},
+		"git, no repository":            {func(p *patient) { p.options.Repositories = nil }, "git", doctor.Skipped, "--repo"},
+		"git, no token":                 {func(p *patient) { delete(p.secrets, "DROVER_GIT_TOKEN") }, "git ", doctor.Failure, "Put DROVER_GIT_TOKEN into the Nomad variable nomad/jobs/drover-worker"},
+		"git, bad token":                {func(p *patient) { p.secrets["DROVER_GIT_TOKEN"] = "wrong-token" }, "git ", doctor.Failure, "Renew DROVER_GIT_TOKEN"},
+		"forge is away":                 {func(p *patient) { p.options.Config.ItemDefaults.PRAPIURL = "http://127.0.0.1:1" }, "github token", doctor.Failure, "pr_api_url"},
 		"forge, no token": {func(p *patient) {
-			delete(p.env, "DROVER_FORGE_TOKEN")
-			delete(p.env, "DROVER_GIT_TOKEN")
-		}, "github token", doctor.Failure, "there is none"},
+			delete(p.secrets, "DROVER_FORGE_TOKEN")
+			delete(p.secrets, "DROVER_GIT_TOKEN")
+		}, "github token", doctor.Failure, "workers have none"},
 		"forge, bad token":     {func(p *patient) { p.forge.answer("/user", 401, `{}`) }, "github token", doctor.Failure, "Renew"},
 		"forge, ill":           {func(p *patient) { p.forge.answer("/user", 502, `{}`) }, "github token", doctor.Warning, "502"},
 		"forge, few scopes":    {func(p *patient) { p.forge.header = http.Header{"X-Oauth-Scopes": {"read:org"}} }, "github token", doctor.Failure, "scope repo"},
@@ -245,7 +295,7 @@ func TestPermissionsOfARealConsul(t *testing.T) {
 	block := func(resource, policy string) string { return resource + " {\n  policy = \"" + policy + "\"\n}" }
 	for name, c := range map[string]struct {
 		resource, policy string
-		status           doctor.Status
+		status           work.FindingStatus
 		says             string
 	}{
 		"all":      {`key_prefix "drover/"`, "write", doctor.OK, "the token may do all"},
@@ -267,11 +317,10 @@ func TestPermissionsOfARealConsul(t *testing.T) {
 	}
 }
 
-// TestRealNomadIsExamined needs a Nomad: its nodes, scheduler and jobs are looked at as they are.
+// TestRealNomadIsExamined needs a Nomad: the doctor examines its nodes and scheduler, and runs a probe on it.
 func TestRealNomadIsExamined(t *testing.T) {
-	client := testkit.Nomad(t)
 	p := newPatient(t)
-	p.options.Config.Nomad.Address = client.Address()
+	p.onRealNomad()
 	found := p.findings()
 	for _, f := range found {
 		if f.Status == doctor.Failure || f.Check == "worker" && f.Status != doctor.OK || f.Check == "nomad memory oversubscription" && f.Status == doctor.Skipped {
@@ -393,6 +442,34 @@ func (p *patient) secondNode() {
 		p.t.Fatal(err)
 	}
 	p.nomad.answer("/v1/nodes", 200, string(list))
+}
+
+// fillNode runs a job that takes all memory of the node but what is too little for a probe.
+func (p *patient) fillNode() {
+	client, err := api.NewClient(&api.Config{Address: p.nomad.URL, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	task := api.NewTask("t", "raw_exec")
+	task.Config, task.Resources = map[string]any{"command": "/bin/sleep", "args": []string{"300"}}, &api.Resources{CPU: new(1), MemoryMB: new(1950)}
+	job := api.NewBatchJob("full", "full", "global", 50).AddDatacenter("*").AddTaskGroup(api.NewTaskGroup("g", 1).AddTask(task))
+	if _, _, err := client.Jobs().Register(job, nil); err != nil {
+		p.t.Fatal(err)
+	}
+	testkit.Eventually(p.t, probeTimeout, func() error {
+		allocs, _, err := client.Jobs().Allocations("full", true, nil)
+		if err == nil && (len(allocs) == 0 || allocs[0].ClientStatus != "running") {
+			err = fmt.Errorf("allocations %v, want one that runs", allocs)
+		}
+		return err
+	})
+}
+
+// workersRefused puts a Consul before the workers that refuses a call.
+func (p *patient) workersRefused(method, path string) {
+	other := newProxy(p.t, p.consul.URL)
+	other.refuse(method, path)
+	p.options.Config.Worker.ConsulAddr = strings.TrimPrefix(other.URL, "http://")
 }
 
 func (p *proxy) refuse(method, path string) { p.refused = append(p.refused, method+" "+path) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"drover/internal/config"
 	"drover/internal/work"
@@ -18,6 +17,7 @@ func (e *exam) examineNodes(ctx context.Context) {
 		e.add("nodes", Skipped, `Give the token node { policy = "read" }, should you want to know.`, "%v", err)
 		return
 	}
+	e.nodes = append([]nomad.Node{}, nodes...)
 	var ready []nomad.Node
 	for _, n := range nodes {
 		if n.Ready {
@@ -99,45 +99,4 @@ func (e *exam) examineRoom(nodes []nomad.Node) {
 		return
 	}
 	e.add("room", OK, "", "%d of %d nodes have the %s that an item gets by default", fits, len(nodes), asks)
-}
-
-// examineProbe runs a worker, to see whether one can be run.
-func (e *exam) examineProbe(ctx context.Context) {
-	const permissions, image = "nomad permissions", "worker"
-	if e.SkipProbe {
-		e.add(image, Skipped, "", "no worker was run")
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, e.ProbeTimeout)
-	defer cancel()
-	p := e.nomad.Probe(ctx, "drover-doctor-"+work.NewID(time.Now()), "version")
-	failed := 0
-	for _, try := range p.Tries {
-		if try.Err != nil {
-			failed++
-			e.add(permissions, Failure, fmt.Sprintf("Give the server's token the capability %s in its namespace.", try.Rule), "drover can't %s: %v", try.Does, try.Err)
-		}
-	}
-	if failed == 0 {
-		e.add(permissions, OK, "", "the token may do all that was tried: %d things", len(p.Tries))
-	}
-	what := e.Config.Worker.Image
-	if e.Config.Worker.Driver != config.DriverDocker {
-		what = e.Config.Worker.Binary
-	}
-	version, ours := strings.CutPrefix(strings.TrimSpace(p.Output), "drover-worker ")
-	switch {
-	case p.NoVariable:
-		e.add(image, Failure, work.AdviseVariable, "%s does not run: %s", what, p.Failed)
-	case p.Failed != "":
-		e.add(image, Failure, "Check worker.image of the configuration, that the nodes can pull it, and that there is room.", "%s does not run: %s", what, p.Failed)
-	case failed > 0:
-		e.add(image, Skipped, "", "%s was not run to its end, for want of a permission", what)
-	case !ours:
-		e.add(image, Failure, "Build the image from drover's worker image, with drover-worker as its entry point.", "%s runs, and is no drover worker", what)
-	case version != e.Version && e.Version != "":
-		e.add(image, Warning, "Build the image from the worker image of the same release.", "%s holds the worker of version %s, and this is drover %s", what, version, e.Version)
-	default:
-		e.add(image, OK, "", "%s runs, of version %s", what, version)
-	}
 }

@@ -46,7 +46,7 @@ func (o *Orchestrator) alongside(ctx context.Context, before, after *work.Item) 
 	var err error
 	switch last := after.Current(); {
 	case last == nil:
-	case last.Publish: // no agent runs, and pull requests have a pace of their own
+	case last.Aside(): // no agent runs, and these attempts have a pace of their own
 	case len(after.Attempts) > len(before.Attempts):
 		err = o.alongsideStart(ctx, x, after, last)
 	case last.State.Terminal() && !before.Current().State.Terminal():

@@ -55,7 +55,7 @@ func (o *Orchestrator) sample(progresses []work.Progress, now time.Time) {
 		}
 		item := e.item.Load()
 		a := item.Current()
-		if a == nil || a.ID != p.Attempt || a.State.Terminal() || a.Publish {
+		if a == nil || a.ID != p.Attempt || a.State.Terminal() || a.Aside() {
 			continue
 		}
 		before, known := o.sampled[a.ID]

@@ -22,7 +22,7 @@ func endingOf(r work.Result) work.Ending {
 		Result: &r, Iteration: r.Iteration, Tokens: r.Tokens, Commit: r.RemoteCommit, RetryAt: r.RetryAt,
 		CostUSD: r.CostUSD, Conversation: r.Conversation,
 	}
-	if r.Reason == work.ReasonCompleted && !r.Proven() {
+	if r.Reason.AttemptState() == work.AttemptCompleted && !r.Proven() {
 		end.Reason = work.ReasonCrashed
 		end.Detail = fmt.Sprintf("reported commit %q as its work, but saw the remote branch at %q", r.Commit, r.RemoteCommit)
 	}

@@ -205,6 +205,8 @@ func doing(phase work.Phase) string {
 		return "testing"
 	case work.PhasePublish:
 		return "publishing its work"
+	case work.PhaseCleanup:
+		return "removing references of ended items"
 	}
 	return string(phase)
 }
@@ -247,7 +249,7 @@ func (d diagnosis) ended(item *work.Item) {
 // endAdvice is what a person can do about an item that ended, by the reason of its last attempt.
 var endAdvice = map[work.Reason]string{
 	work.ReasonStuck:            "The agent gave up: read what it said (drover logs), make the task clearer or smaller, then drover retry.",
-	work.ReasonMaxIterations:    "It used up its iterations: make the task smaller, or raise limits.max_iterations, then drover retry.",
+	work.ReasonMaxIterations:    "It used up its iterations or turns: make the task smaller, or raise limits.max_iterations or the agent's own limit, then drover retry.",
 	work.ReasonAgentError:       "Its agent failed again and again: drover logs tells how; mend the agent or its image, then drover retry.",
 	work.ReasonOOMKilled:        "It needs more memory: raise resources.memory_mb, or memory_max_mb for what it may grow to, then drover retry.",
 	work.ReasonCrashed:          "Its process died without a result: drover logs and the attempt's task events tell how; then drover retry.",
@@ -262,7 +264,7 @@ var endAdvice = map[work.Reason]string{
 	work.ReasonRateLimited:      "It was told to wait for too long: see to the limits of the model or the forge, then drover retry.",
 	work.ReasonLocked:           "Its paths were held by another attempt for too long: drover locks list says by whose; then drover retry.",
 	work.ReasonNoWork:           "Its agent changed nothing and said nothing: read its output (drover logs), check its command and credentials, then drover retry.",
-	work.ReasonSilent:           "Its agent printed nothing for too long: drover logs shows the last it did; raise the limit of silence where that was honest work, then drover retry.",
+	work.ReasonSilent:           "Its agent printed nothing for too long: drover logs shows the last it did; raise limits.silence_timeout or idle_timeout where that was honest work, then drover retry.",
 	work.ReasonPushRefused:      "The git server refuses its commits: the attempt's sentence names the rule; change the task or the server's rule, then drover retry.",
 	work.ReasonFenced:           "Its workers lost Consul too often: drover doctor checks the way from the nodes to Consul; then drover retry.",
 	work.ReasonUnreachable:      "Its workers did not reach Consul: drover doctor checks the way from the nodes to Consul; then drover retry.",

@@ -136,7 +136,8 @@ func (o *Orchestrator) compareWorkers(ctx context.Context, now time.Time) (suspe
 			})
 		default:
 			suspected = true
-			if now.Sub(suspicion.Since) >= item.LostAfter(o.cfg.LostAfter) && o.steady.since(now) >= o.cfg.Steady {
+			due := now.Sub(suspicion.Since) >= item.LostAfter(o.cfg.LostAfter) && o.steady.since(now) >= o.cfg.Steady
+			if due && o.away.Load() == nil {
 				o.spawn(ctx, func() {
 					o.complain("lost worker not looked up, trying again", current.ID, o.lost(ctx, e, *current, claim))
 				})

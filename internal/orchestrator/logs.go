@@ -13,7 +13,7 @@ import (
 
 // Bounds of kept output.
 const (
-	keptLines     = 100
+	keptLines     = work.MaxKeptLines
 	keptBytes     = 64 << 10 // of each stream, before it is cut to lines
 	flushTries    = 4
 	flushPause    = 150 * time.Millisecond

@@ -103,6 +103,7 @@ type Orchestrator struct {
 	cleaning   map[work.AttemptID]bool    // attempts that are cleaned up after; true once that is to be done again
 	repos      map[string]*repository     // by URL
 	reported   map[string]bool            // children that are not ours, said once
+	outlivedAt map[string]time.Time       // items that are kept on for their references, and since when; by id
 	beats      map[work.AttemptID]beat
 	sampled    map[work.AttemptID]spent // of what attempts under way have used, what their queue's budget has counted
 }
@@ -163,7 +164,7 @@ func New(cfg Config, store Store, ledger Ledger, cluster Cluster, log hclog.Logg
 		cfg: cfg, store: store, ledger: ledger, cluster: cluster, log: log.Named("orchestrator"), observer: cfg.Observer,
 		slots: make(chan struct{}, maxParallel), wake: make(chan struct{}, 1), look: make(chan struct{}, 1), doubt: make(chan struct{}, 1), asked: make(chan struct{}), listed: make(chan struct{}),
 		ready: make(chan struct{}), feed: newFeed(), usage: newUsage(), entries: map[string]*entry{}, queue: queue.New(), open: map[string]string{},
-		cleaning: map[work.AttemptID]bool{}, sampled: map[work.AttemptID]spent{}, repos: map[string]*repository{}, reported: map[string]bool{},
+		cleaning: map[work.AttemptID]bool{}, sampled: map[work.AttemptID]spent{}, repos: map[string]*repository{}, reported: map[string]bool{}, outlivedAt: map[string]time.Time{},
 	}
 	for name, settings := range cfg.Queues {
 		o.lines[name] = newLine(name, &settings)
@@ -183,7 +184,7 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 	close(o.ready)
 	nudge(o.look)
 	for _, loop := range []func(context.Context) error{
-		o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.workerLoop, o.budgetLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop,
+		o.dispatchLoop, o.eventLoop, o.resultLoop, o.heartbeatLoop, o.workerLoop, o.budgetLoop, o.lockLoop, o.freeLoop, o.reconcileLoop, o.retentionLoop, o.publishLoop, o.refsLoop,
 	} {
 		group.Go(func() error { return loop(ctx) })
 	}
@@ -264,6 +265,7 @@ func (o *Orchestrator) remove(item *work.Item) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.entries, item.ID)
+	delete(o.outlivedAt, item.ID)
 	if at, found := o.rank(item.ID); found {
 		o.sorted = slices.Delete(o.sorted, at, at+1)
 	}
@@ -303,7 +305,7 @@ func (o *Orchestrator) place(e *entry) {
 		} else {
 			o.queue.Remove(item.ID)
 		}
-	case item.State.Terminal() && !item.IsPublishing():
+	case item.State.Terminal() && !item.IsAside():
 		delete(o.open, item.ID)
 		o.queue.Remove(item.ID)
 		o.settleDependants(item.ID)
@@ -338,7 +340,7 @@ func entryOf(item *work.Item, repository string) queue.Entry {
 	switch {
 	case item.State == work.StateQueued:
 		e.Attempt++
-	case item.IsPublishing():
+	case item.IsAside():
 		e.Paths = work.PathSet{} // its work is done
 	}
 	if item.Spec.NotBefore.After(e.Since) {

@@ -279,11 +279,18 @@ func (l *lagging) Stop(ctx context.Context, child string, purge bool) error {
 
 func TestUnprovenCompletionIsNotBelieved(t *testing.T) {
 	t.Parallel()
+	for _, reason := range []work.Reason{work.ReasonCompleted, work.ReasonNoChange} {
+		t.Run(string(reason), func(t *testing.T) { unprovenIsNotBelieved(t, reason) })
+	}
+}
+
+func unprovenIsNotBelieved(t *testing.T, reason work.Reason) {
+	t.Parallel()
 	c := newCluster(t, func(r *run) nomadd.Exit {
 		if r.envelope.Attempt.Number() > 1 {
 			return succeed(r)
 		}
-		r.report(work.ReasonCompleted, func(result *work.Result) {
+		r.report(reason, func(result *work.Result) {
 			result.Commit, result.RemoteCommit, result.Changes.Commits = "new", "old", 1
 		})
 		return nomadd.Exit{}

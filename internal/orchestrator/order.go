@@ -74,12 +74,15 @@ func (o *Orchestrator) carryOut(ctx context.Context, e *entry, order control.Ord
 		end := work.Ending{Reason: work.ReasonKilledByOperator, Detail: "killed by " + by.String(), NoRetry: order.NoRetry, Key: order.Key}
 		return current.ID, o.end(ctx, e, current.ID, end)
 	case control.Requeue:
-		if underWay && !item.IsPublishing() {
+		if underWay && !item.IsAside() {
 			end := work.Ending{Reason: work.ReasonKilledByOperator, Detail: "requeued by " + by.String(), Requeue: true, Key: order.Key}
 			return current.ID, o.end(ctx, e, current.ID, end)
 		}
 		return "", o.apply(ctx, e, work.Requeued{By: by})
 	case control.Retry:
+		if err := o.refsAreRemoved(item); err != nil {
+			return "", err
+		}
 		return "", o.apply(ctx, e, work.Retried{By: by})
 	case control.Prioritize:
 		if order.Priority == nil {
@@ -145,6 +148,8 @@ func (o *Orchestrator) removeItem(ctx context.Context, e *entry, order control.O
 		return item, fmt.Errorf("remove item %s: %w", item.ID, err)
 	case !item.State.Terminal():
 		return item, fmt.Errorf("item %s is %s again: %w", item.ID, item.State, work.ErrConflict)
+	case item.IsCleaning():
+		return item, fmt.Errorf("an attempt of item %s removes references: wait for it, or kill it: %w", item.ID, work.ErrConflict)
 	case item.IsPublishing():
 		return item, fmt.Errorf("the pull request of item %s is being made: wait for it, or kill the attempt: %w", item.ID, work.ErrConflict)
 	}

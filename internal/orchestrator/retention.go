@@ -79,8 +79,8 @@ func (o *Orchestrator) outlived(now time.Time) (over []*work.Item) {
 	}
 	for _, item := range items {
 		switch {
-		case item.IsPublishing() || !item.PublishAt.IsZero():
-			continue // its pull request is still to come
+		case item.IsAside() || !item.PublishAt.IsZero():
+			continue // an attempt is under way, or its pull request is still to come
 		case item.State.Terminal():
 			over = append(over, item)
 			continue
@@ -94,14 +94,16 @@ func (o *Orchestrator) outlived(now time.Time) (over []*work.Item) {
 	if keep := o.cfg.Retention.Keep; keep > 0 {
 		excess = max(0, len(over)-keep)
 	}
+	end := len(over)
 	for i, item := range over {
 		age := now.Sub(item.UpdatedAt)
 		old := o.cfg.Retention.KeepFor > 0 && age >= o.cfg.Retention.KeepFor
 		if !old && i >= excess || age < retentionMin {
-			return slices.DeleteFunc(over[:i], func(item *work.Item) bool { return needed[item.ID] })
+			end = i
+			break
 		}
 	}
-	return slices.DeleteFunc(over, func(item *work.Item) bool { return needed[item.ID] })
+	return slices.DeleteFunc(over[:end], func(item *work.Item) bool { return needed[item.ID] || o.holdForRefs(item, now) })
 }
 
 // archive hands items over with their kept logs, if there is an archive.

@@ -29,6 +29,7 @@ type world struct {
 	nomadDown  bool
 	consulDown bool
 	lossy      bool          // events get lost
+	reopens    bool          // people retry items that ended
 	hold       chan struct{} // nil, or what answers about one child wait for
 
 	items    map[string][]byte
@@ -346,10 +347,10 @@ func (w *world) remove(id string) {
 func (w *world) put(item work.Item) {
 	if _, ok := w.items[item.ID]; ok {
 		before := w.item(item.ID)
-		if before.State.Terminal() && before.State != item.State {
+		if before.State.Terminal() && before.State != item.State && !w.reopens {
 			w.fault("item %s went from %s to %s", item.ID, before.State, item.State)
 		}
-		if len(item.Attempts) > len(before.Attempts) && !item.IsPublishing() {
+		if len(item.Attempts) > len(before.Attempts) && !item.IsAside() {
 			w.checkStart(item)
 		}
 		for i, a := range before.Attempts {
@@ -375,11 +376,11 @@ func (w *world) put(item work.Item) {
 		}
 		w.checkEnd(a)
 	}
-	if open > 1 || item.State.Terminal() && open > 0 && !item.IsPublishing() {
+	if open > 1 || item.State.Terminal() && open > 0 && !item.IsAside() {
 		w.fault("item %s is %s with %d open attempts", item.ID, item.State, open)
 	}
 	delete(w.open, item.ID)
-	if open > 0 && !item.IsPublishing() {
+	if open > 0 && !item.IsAside() {
 		w.open[item.ID] = item
 	}
 	data, err := json.Marshal(item)

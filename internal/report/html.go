@@ -162,7 +162,7 @@ func newReasonChart(reasons []Reason) *reasonChart {
 	c := &reasonChart{Width: chartWidth, Height: rowHeight * len(reasons)}
 	for i, r := range reasons {
 		row := reasonRow{Text: string(r.Reason), Class: "bar", Count: r.Attempts, Y: float64(i*rowHeight) + 4, TextY: float64(i*rowHeight) + 16}
-		if r.Reason == work.ReasonCompleted {
+		if r.Reason.AttemptState() == work.AttemptCompleted {
 			row.Class = "good"
 		}
 		row.W = (reasonRight - reasonLeft) * float64(r.Attempts) / float64(reasons[0].Attempts)

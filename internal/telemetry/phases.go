@@ -91,7 +91,7 @@ func phasesOfAttempt(a *work.Attempt, root trace.SpanID) []phase {
 	}
 	span := func(name string) trace.SpanID { return work.SpanID(string(a.ID), name) }
 	failed := ""
-	if a.Reason != work.ReasonCompleted {
+	if a.State != work.AttemptCompleted {
 		failed = string(a.Reason) + ": " + a.Detail
 	}
 	attributes := []attribute.KeyValue{

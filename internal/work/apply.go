@@ -125,11 +125,18 @@ func Apply(item Item, event Event, policy RetryPolicy, now time.Time) (Item, err
 		err = next.publishAsked(now)
 	case Publishing:
 		err = next.publish(now)
+	case CleaningUp:
+		err = next.cleanUp(e, now)
+	case RefsRemoved:
+		err = next.refsRemoved(now)
 	default:
 		err = next.order(event, now)
 	}
 	if err != nil {
 		return item, fmt.Errorf("item %s: %w", item.ID, err)
+	}
+	if _, removed := event.(RefsRemoved); removed || len(next.Attempts) > 0 && next.Current().Kind() == KindCleanup && next.State == item.State {
+		next.UpdatedAt = item.UpdatedAt // retention counts from the end of the item
 	}
 	return next, nil
 }
@@ -164,7 +171,7 @@ func (i *Item) assign(now time.Time) error {
 	if err := i.move(StateAssigned, fmt.Sprintf("attempt %d is being dispatched", id.Number()), "", now); err != nil {
 		return err
 	}
-	i.NotBefore = time.Time{}
+	i.NotBefore, i.RefsRemovedAt = time.Time{}, time.Time{}
 	i.Attempts = append(i.Attempts, Attempt{
 		ID: id, Number: id.Number(), State: AttemptStarting, CreatedAt: now, MemoryMB: i.MemoryMB,
 	})
@@ -180,7 +187,7 @@ func (i *Item) dispatched(e Dispatched, now time.Time) error {
 		return fmt.Errorf("attempt %s already runs as %s: %w", e.Attempt, a.Child, ErrConflict)
 	}
 	a.Child, a.DispatchedAt, a.Adopted = e.Child, now, e.Adopted
-	if a.Publish {
+	if a.Aside() {
 		return nil
 	}
 	i.Why = fmt.Sprintf("attempt %d waits for its container", a.Number)
@@ -189,7 +196,7 @@ func (i *Item) dispatched(e Dispatched, now time.Time) error {
 
 func (i *Item) waiting(e Waiting) error {
 	a, err := i.current(e.Attempt)
-	if err == nil && !a.Publish {
+	if err == nil && !a.Aside() {
 		i.Why = e.For
 	}
 	return err
@@ -203,7 +210,7 @@ func (i *Item) started(e Started, now time.Time) error {
 	if err := CheckAttemptTransition(a.State, AttemptRunning); err != nil {
 		return err
 	}
-	if a.Publish {
+	if a.Aside() {
 		a.State, a.Allocation, a.Node, a.StartedAt = AttemptRunning, e.Allocation, e.Node, e.At
 		return nil
 	}
@@ -220,8 +227,11 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 		return err
 	}
 	end := e.Ending
-	if a.Publish {
+	switch a.Kind() {
+	case KindPublish:
 		return i.published(a, end, policy, now)
+	case KindCleanup:
+		return a.end(end, now)
 	}
 	decision := policy.Next(*i, end, now)
 	if err := a.end(end, now); err != nil {
@@ -239,7 +249,7 @@ func (i *Item) ended(e Ended, policy RetryPolicy, now time.Time) error {
 	if limit := i.Spec.Limits.MaxIterations; decision.Counter == ActRequeue && limit > 0 {
 		i.Iteration = min(i.Iteration, limit-1) // the last one was cut off, and is run again
 	}
-	if decision.State.Terminal() && i.PR.Status == PRPending && decision.State != StateCompleted {
+	if decision.State.Terminal() && i.PR.Status == PRPending && (decision.State != StateCompleted || end.Reason == ReasonNoChange) {
 		i.PR.Status = PRNone
 	}
 	i.Reason = end.Reason

@@ -119,3 +119,24 @@ func TestHandDispatchedChildHasOneAttemptOfItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestNoChangeCompletesAnItemWithoutAPullRequest: its agent's words are in its sentence.
+func TestNoChangeCompletesAnItemWithoutAPullRequest(t *testing.T) {
+	result := work.Result{Attempt: itemID + ".1", Reason: work.ReasonNoChange, Detail: "it is there already", PR: work.PullRequest{Status: work.PRNone}}
+	if !result.Proven() {
+		t.Fatal("the result does not prove itself")
+	}
+	item := apply(t, running(t), work.Ended{Attempt: itemID + ".1", Ending: work.Ending{Reason: work.ReasonNoChange, Detail: result.Detail, Result: &result}})
+	if item.State != work.StateCompleted || item.Reason != work.ReasonNoChange || item.PR.Status != work.PRNone || item.Current().State != work.AttemptCompleted {
+		t.Errorf("item %s (%s), pull request %s, attempt %s; want completed, no_change, none, completed", item.State, item.Reason, item.PR.Status, item.Current().State)
+	}
+	for _, part := range []string{"it is there already", "nothing to push"} {
+		if !strings.Contains(item.Why, part) {
+			t.Errorf("why %q lacks %q", item.Why, part)
+		}
+	}
+	result.Changes.Commits = 1
+	if result.Proven() {
+		t.Error("no_change with a commit proves itself")
+	}
+}

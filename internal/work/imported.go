@@ -40,7 +40,7 @@ func (i Item) checkAttempts() error {
 		if a.Number != n+1 || a.ID != NewAttemptID(i.ID, a.Number) || !slices.Contains(AttemptStates(), a.State) {
 			return fmt.Errorf("attempt %d is not one of its own", n+1)
 		}
-		if last := n == len(i.Attempts)-1; a.State.Terminal() == (open && last) {
+		if last := n == len(i.Attempts)-1; a.State.Terminal() == (open && last) && !(last && i.IsAside()) {
 			return fmt.Errorf("attempt %d is %s while the item is %s", a.Number, a.State, i.State)
 		}
 	}

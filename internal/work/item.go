@@ -37,6 +37,9 @@ type Item struct {
 	// PublishTries how often that has failed since a person last asked for it.
 	PublishAt    time.Time `json:"publish_at,omitzero"`
 	PublishTries int       `json:"publish_tries,omitempty"`
+	// RefsRemovedAt is when what drover kept below refs/drover/ was removed, zero
+	// since the item was opened again.
+	RefsRemovedAt time.Time `json:"refs_removed_at,omitzero"`
 
 	Attempts []Attempt    `json:"attempts,omitempty"`
 	History  []Transition `json:"history,omitempty"`
@@ -49,6 +52,7 @@ type Attempt struct {
 	ID           AttemptID    `json:"id"`
 	Number       int          `json:"number"`
 	Publish      bool         `json:"publish,omitempty"` // it only makes the pull request of completed work
+	Cleanup      []string     `json:"cleanup,omitempty"` // ids of items; it only removes their references
 	State        AttemptState `json:"state"`
 	Reason       Reason       `json:"reason,omitempty"`
 	Detail       string       `json:"detail,omitempty"`
@@ -174,8 +178,11 @@ func (i *Item) Envelope(kvPrefix string) Envelope {
 		e.Resume.Finished, e.Resume.PublishOnly = i.completedResult(), true
 		return e
 	}
-	if n := len(i.Attempts); n > 1 {
-		last := i.Attempts[n-2]
+	if i.IsCleaning() {
+		e.Resume = Resume{Cleanup: i.Current().Cleanup}
+		return e
+	}
+	if last := i.lastWork(); last != nil {
 		e.Resume.LastReason, e.Resume.LastDetail = last.Reason, last.Detail
 		if last.Reason.CutOff() {
 			e.Resume.Conversation = i.Conversation
@@ -184,10 +191,21 @@ func (i *Item) Envelope(kvPrefix string) Envelope {
 	return e
 }
 
+// lastWork returns the attempt before the current one that worked on the item, nil
+// if there is none.
+func (i *Item) lastWork() *Attempt {
+	for n := len(i.Attempts) - 2; n >= 0; n-- {
+		if !i.Attempts[n].Aside() {
+			return &i.Attempts[n]
+		}
+	}
+	return nil
+}
+
 // spent is the wall clock of the attempts that have worked on the item and ended.
 func (i *Item) spent() (d Duration) {
 	for _, a := range i.Attempts {
-		if !a.Publish && !a.StartedAt.IsZero() && a.EndedAt.After(a.StartedAt) {
+		if !a.Aside() && !a.StartedAt.IsZero() && a.EndedAt.After(a.StartedAt) {
 			d += Duration(a.EndedAt.Sub(a.StartedAt))
 		}
 	}

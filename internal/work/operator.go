@@ -82,6 +82,9 @@ func (i *Item) retry(e Retried, now time.Time) error {
 	if err := CheckReopen(i.State); err != nil {
 		return err
 	}
+	if i.IsCleaning() {
+		return fmt.Errorf("its references are being removed, as attempt %d: try again when that has ended: %w", i.Current().Number, ErrConflict)
+	}
 	budget := i.Spec.Budget
 	switch {
 	case budget.Tokens > 0 && i.Tokens.In+i.Tokens.Out >= budget.Tokens:

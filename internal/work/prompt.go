@@ -16,7 +16,8 @@ const (
 	MaxToldBytes   = 512 << 10
 )
 
-// DefaultPrompt is the task, and why the last attempt ended where there was one.
+// DefaultPrompt is the task, why the last attempt ended where there was one, and
+// what an agent that is asked in words has to know about its end.
 const DefaultPrompt = `{{.Task}}
 {{- if .LastReason}}
 
@@ -28,9 +29,18 @@ The end of its output was:
 {{.LastLog}}
 {{- end}}
 {{- end}}
+{{- if .Tree}}
+
+{{.Tree}}
+{{- end}}
+
+Commit your work on the branch that is checked out.
+{{- if .SayNoChange}} If nothing needs to be changed, commit nothing, say why, and
+end your last message with a line that holds nothing but {{.SayNoChange}}
+{{- end}}
 {{- if .SayDone}}
 
-Commit your work. You may be asked again to go on. Once the whole task is done, and only then, end your
+You may be asked again to go on. Once the whole task is done, and only then, end your
 last message with a line that holds nothing but {{.SayDone}}
 {{- end}}
 `
@@ -49,9 +59,13 @@ type PromptData struct {
 	LastReason    Reason // why the attempt before ended, empty in the first
 	LastDetail    string
 	LastLog       string // the end of its output, where it is kept
+	Tree          string // what is wrong with the tree, empty if nothing is
 	// SayDone is the line with which the agent is to say that it is done, empty
 	// where it says so by its exit status or by an event.
 	SayDone string
+	// SayNoChange is the line with which the agent is to say that there is nothing
+	// to change, empty where it says so by an event.
+	SayNoChange string
 }
 
 // Prompt returns what the agent is told in an iteration.
@@ -61,10 +75,13 @@ func (e Envelope) Prompt(iteration int) (string, error) {
 	data := PromptData{
 		Item: e.Item, Task: s.Task, Repository: s.Repository, Base: s.Base, Branch: e.Branch, Labels: s.Labels,
 		Attempt: e.Attempt.Number(), Iteration: iteration, MaxIterations: s.Limits.MaxIterations,
-		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog,
+		LastReason: r.LastReason, LastDetail: r.LastDetail, LastLog: r.LastLog, Tree: r.Tree,
 	}
-	if s.Loop.Mode == LoopUntil && s.Agent != AgentPlain {
-		data.SayDone = s.Loop.DonePhrase
+	if s.Agent != AgentPlain {
+		data.SayNoChange = NoChangePhrase
+		if s.Loop.Mode == LoopUntil {
+			data.SayDone = s.Loop.DonePhrase
+		}
 	}
 	return renderPrompt(s.Prompt, data)
 }
@@ -78,6 +95,7 @@ func CheckPrompt(s Spec) error {
 	first := PromptData{Task: s.Task, Labels: s.Labels, Attempt: 1, Iteration: 1}
 	later := first
 	later.Attempt, later.LastReason, later.LastDetail, later.LastLog, later.SayDone = 2, ReasonCrashed, "x", "x", "x"
+	later.SayNoChange, later.Tree = "x", "x"
 	_, err := renderPrompt(s.Prompt, first)
 	if err == nil {
 		_, err = renderPrompt(s.Prompt, later)

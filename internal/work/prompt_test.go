@@ -51,10 +51,14 @@ func TestPromptNamesWhatIsKnown(t *testing.T) {
 func TestDefaultPromptIsTheTask(t *testing.T) {
 	s := spec().WithDefaults(work.NewDefaults())
 	e := work.Envelope{Item: itemID, Attempt: itemID + ".1", Spec: s}
-	if got, err := e.Prompt(1); err != nil || got != s.Task+"\n" {
+	if got, err := e.Prompt(1); err != nil || got != s.Task+"\n\nCommit your work on the branch that is checked out.\n" {
 		t.Fatalf("%q %v", got, err)
 	}
-	e.Spec.Agent, e.Spec.Loop.Mode = work.AgentCodex, work.LoopUntil
+	e.Spec.Agent = work.AgentCodex
+	if got, err := e.Prompt(1); err != nil || !strings.HasPrefix(got, s.Task+"\n\nCommit your work on the branch") || !strings.HasSuffix(got, " "+work.NoChangePhrase+"\n") {
+		t.Fatalf("%q %v", got, err)
+	}
+	e.Spec.Loop.Mode = work.LoopUntil
 	if got, err := e.Prompt(1); err != nil || !strings.HasPrefix(got, s.Task+"\n\n") || !strings.HasSuffix(got, " "+work.DefaultDonePhrase+"\n") {
 		t.Fatalf("%q %v", got, err)
 	}

@@ -26,6 +26,9 @@ Work item {{.Item}}, attempt {{.Attempt}}
 - Changes: {{.Changes.Commits}} commits, {{.Changes.Files}} files, +{{.Changes.Added}} -{{.Changes.Removed}} lines
 - Tests: {{.Test.Status}}{{if .Test.Run}}, {{.Test.Passed}} passed and {{.Test.Failed}} failed of {{.Test.Run}}{{end}}{{if .Test.Flaky}}, {{.Test.Flaky}} passed only when run again{{end}}
 - Used: {{.Iterations}} iterations, {{.Tokens.In}} tokens read and {{.Tokens.Out}} written{{if .CostUSD}}, {{.CostUSD}} USD{{end}}
+{{- if .Tree}}
+- Tree: {{.Tree}}
+{{- end}}
 `
 
 // PRData is what the templates of a pull request's title and body may name.
@@ -41,6 +44,7 @@ type PRData struct {
 	CostUSD    float64 // as far as the agent stated it
 	Changes    Changes
 	Test       TestOutcome
+	Tree       string // what drover did with what was not committed on the branch, empty if nothing
 }
 
 // Text returns a pull request's title and body.
@@ -81,13 +85,14 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// IsDraft reports whether the pull request of work with such tests is a draft.
-func (p PR) IsDraft(test TestStatus) bool {
+// IsDraft reports whether the pull request of work with such tests is a draft, and
+// of work that is incomplete.
+func (p PR) IsDraft(test TestStatus, incomplete bool) bool {
 	switch p.Draft {
 	case DraftAlways:
 		return true
 	case DraftNever:
 		return false
 	}
-	return test != TestPassed && test != TestSkipped
+	return incomplete || test != TestPassed && test != TestSkipped
 }

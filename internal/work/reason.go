@@ -41,12 +41,12 @@ func Reasons() []Reason {
 	}
 }
 
-// CutOff reports whether an attempt that ended so was torn from its work: the
-// next may go on with the agent's conversation. Where the agent itself came to an
+// CutOff reports whether an attempt that ended so was torn from its work, or
+// stopped in it at a limit: the next may go on with the agent's conversation. Where the agent itself came to an
 // end, a fresh look is worth more.
 func (r Reason) CutOff() bool {
 	switch r {
-	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost, ReasonSilent, ReasonFenced, ReasonUnreachable:
+	case ReasonCrashed, ReasonOOMKilled, ReasonNodeLost, ReasonDrained, ReasonPreempted, ReasonTimeout, ReasonHeartbeatLost, ReasonSilent, ReasonMaxIterations, ReasonFenced, ReasonUnreachable:
 		return true
 	}
 	return false

@@ -50,9 +50,9 @@ func canonicalHost(host string) string {
 	return host
 }
 
-// gitHubAPI reports whether a repository is on one of GitHub's own hosts, and returns the root of its REST API, empty
+// GitHubAPI reports whether a repository is on one of GitHub's own hosts, and returns the root of its REST API, empty
 // for api.github.com. A GitHub Enterprise Server has a host of its own, and is not known by its name.
-func gitHubAPI(repository string) (root string, ok bool) {
+func GitHubAPI(repository string) (root string, ok bool) {
 	host, _ := hostAndPath(repository)
 	tenant, isTenant := strings.CutSuffix(host, gitHubTenants)
 	switch {
@@ -66,7 +66,7 @@ func gitHubAPI(repository string) (root string, ok bool) {
 
 // guessProvider guesses who makes the pull requests of a repository, and where.
 func guessProvider(repository string) (provider, apiURL string) {
-	if root, ok := gitHubAPI(repository); ok {
+	if root, ok := GitHubAPI(repository); ok {
 		return ProviderGitHub, root
 	}
 	return ProviderRequestPull, ""

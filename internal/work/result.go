@@ -56,6 +56,7 @@ type Result struct {
 	EndedAt    time.Time `json:"ended_at"`
 
 	Branch       string `json:"branch,omitempty"`
+	Start        string `json:"start,omitempty"`         // commit that the attempt began at
 	Commit       string `json:"commit,omitempty"`        // head of the work
 	RemoteCommit string `json:"remote_commit,omitempty"` // head of the remote branch, read back after the last push
 
@@ -65,6 +66,7 @@ type Result struct {
 	Changes      Changes     `json:"changes"`
 	Test         TestOutcome `json:"test"`
 	PR           PullRequest `json:"pull_request"`
+	Tree         Tree        `json:"tree,omitzero"` // what drover did with what was not committed on the branch
 	PeakMemoryMB int         `json:"peak_memory_mb,omitempty"`
 	OOMKills     int         `json:"oom_kills,omitempty"` // processes below the agent that the kernel killed while it went on
 	RetryAt      time.Time   `json:"retry_at,omitzero"`   // rate_limited: when the limit resets
@@ -73,13 +75,17 @@ type Result struct {
 	Conversation *Conversation `json:"conversation,omitempty"` // the agent's latest
 }
 
-// Proven reports whether the result proves completed work: it names a commit
-// and the remote branch was seen at it, or there was nothing to push.
+// Proven reports whether the result proves what it says: completed work names a
+// commit and the remote branch was seen at it, or there was nothing to push; where
+// nothing was to be changed, there was nothing to push.
 func (r *Result) Proven() bool {
-	if r.Reason != ReasonCompleted {
-		return false
+	switch r.Reason {
+	case ReasonCompleted:
+		return r.Changes.Commits == 0 || (r.Commit != "" && r.Commit == r.RemoteCommit)
+	case ReasonNoChange:
+		return r.Changes.Commits == 0
 	}
-	return r.Changes.Commits == 0 || (r.Commit != "" && r.Commit == r.RemoteCommit)
+	return false
 }
 
 // Phase is what a worker is busy with.
@@ -92,6 +98,7 @@ const (
 	PhaseAgent     Phase = "agent"
 	PhaseTesting   Phase = "testing"
 	PhasePublish   Phase = "publishing" // last push, pull request
+	PhaseCleanup   Phase = "cleaning"   // removes references of ended items; the only phase of its attempt
 )
 
 // Progress is how far a running attempt has come. The next attempt goes on from it.
@@ -125,8 +132,12 @@ type Resume struct {
 	// Conversation is the agent's, where the last attempt was cut off in it.
 	Conversation *Conversation `json:"conversation,omitempty"`
 	Finished     *Result       `json:"finished,omitempty"`
+	// Tree says what the agent is to know about the state of its tree. Its worker finds that out.
+	Tree string `json:"-"`
 	// PublishOnly says that the attempt is to make the pull request of Finished, and nothing else.
 	PublishOnly bool `json:"publish_only,omitempty"`
+	// Cleanup are the items whose references the attempt is to remove; then it does nothing else.
+	Cleanup []string `json:"cleanup,omitempty"`
 }
 
 // Envelope is the dispatch payload: all that a worker needs to know, and no secret.

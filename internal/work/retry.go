@@ -206,7 +206,11 @@ func (p RetryPolicy) Next(item Item, end Ending, now time.Time) Decision {
 	}
 	switch action {
 	case ActComplete:
-		return Decision{State: StateCompleted, Why: "the work is done and pushed"}
+		why := "the work is done and pushed"
+		if end.Reason == ReasonNoChange {
+			why = "there is nothing to push, and no pull request"
+		}
+		return Decision{State: StateCompleted, Why: why}
 	case ActStuck:
 		return Decision{State: StateStuck, Why: "the agent gave up: a person must look"}
 	case ActCancel:

@@ -34,8 +34,12 @@ const (
 	DefaultTestTimeout   = Duration(15 * time.Minute)
 	DefaultHeartbeatTTL  = Duration(2 * time.Minute)
 	DefaultFenceGrace    = Duration(15 * time.Minute)
-	DefaultStartTimeout  = Duration(10 * time.Minute)
-	DefaultQueueTimeout  = Duration(30 * 24 * time.Hour)
+	// A call of a model, a build or a test run may be silent for long, and a call
+	// that only waits uses no CPU time: agents wait ten minutes for one answer.
+	DefaultSilenceTimeout = Duration(time.Hour)
+	DefaultIdleTimeout    = Duration(30 * time.Minute)
+	DefaultStartTimeout   = Duration(10 * time.Minute)
+	DefaultQueueTimeout   = Duration(30 * 24 * time.Hour)
 )
 
 // The kinds of agents. Each has an adapter in the worker.
@@ -56,6 +60,9 @@ const (
 
 // DefaultDonePhrase is how an agent with conversations says that it is done.
 const DefaultDonePhrase = "<done/>"
+
+// NoChangePhrase is how an agent with conversations says that there is nothing to change.
+const NoChangePhrase = "<no-change/>"
 
 // MinHeartbeatTTL is the shortest heartbeat TTL. The session bound to the
 // check has a TTL of its own, and Consul allows none below 10 s.
@@ -83,6 +90,7 @@ type Spec struct {
 	Budget       Budget            `json:"budget,omitzero"`         // what the item may use, over all attempts
 	Resources    Resources         `json:"resources,omitzero"`      // hard limits of the container
 	Limits       Limits            `json:"limits,omitzero"`         // time and iterations
+	Uncommitted  string            `json:"uncommitted,omitempty"`   // what becomes of work the agent does not commit; UncommittedCommit if empty
 	Test         Test              `json:"test,omitzero"`           // how to test the agent's work
 	PR           PR                `json:"pull_request,omitzero"`   // what becomes of the branch
 	Retry        *RetryOverride    `json:"retry,omitempty"`         // rows of the retry table this item changes
@@ -99,12 +107,14 @@ type Resources struct {
 
 // Limits bound an attempt. Zero means the server's default.
 type Limits struct {
-	MaxIterations int      `json:"max_iterations,omitempty"` // runs of the agent, over all attempts
-	Timeout       Duration `json:"timeout,omitempty"`        // wall clock of one attempt
-	HeartbeatTTL  Duration `json:"heartbeat_ttl,omitempty"`  // time without a heartbeat of the worker after which its session ends
-	FenceGrace    Duration `json:"fence_grace,omitempty"`    // time for which the agent of a worker that lost its session may go on
-	StartTimeout  Duration `json:"start_timeout,omitempty"`  // from dispatch to a running container
-	QueueTimeout  Duration `json:"queue_timeout,omitempty"`  // from submission to a first dispatch
+	MaxIterations  int      `json:"max_iterations,omitempty"`  // runs of the agent, over all attempts
+	Timeout        Duration `json:"timeout,omitempty"`         // wall clock of one attempt
+	HeartbeatTTL   Duration `json:"heartbeat_ttl,omitempty"`   // without a heartbeat for so long the worker counts as gone
+	FenceGrace     Duration `json:"fence_grace,omitempty"`     // for so long the agent of a worker that lost its session may go on
+	SilenceTimeout Duration `json:"silence_timeout,omitempty"` // without any output for so long the agent is ended, whatever CPU time it uses
+	IdleTimeout    Duration `json:"idle_timeout,omitempty"`    // the same where none of its processes uses CPU time either
+	StartTimeout   Duration `json:"start_timeout,omitempty"`   // from dispatch to a running container
+	QueueTimeout   Duration `json:"queue_timeout,omitempty"`   // from submission to a first dispatch
 }
 
 // Loop says how often an attempt runs the agent.
@@ -191,7 +201,7 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	switch {
 	case s.Repository == "":
 		bad("repository is missing: give the URL to clone")
-	case !validRepository(s.Repository):
+	case !ValidRepository(s.Repository):
 		bad("repository %q: give an https, http, ssh, git or file URL without a password in it", RedactURL(s.Repository))
 	}
 	switch {
@@ -226,6 +236,11 @@ func (s Spec) validateText(bad func(string, ...any)) {
 	}
 	if mode := s.Loop.Mode; mode != "" && mode != LoopOnce && mode != LoopUntil {
 		bad("loop.mode %q: use %s or %s", mode, LoopOnce, LoopUntil)
+	}
+	switch s.Uncommitted {
+	case "", UncommittedCommit, UncommittedFail, UncommittedIgnore:
+	default:
+		bad("uncommitted %q: use %s, %s or %s", s.Uncommitted, UncommittedCommit, UncommittedFail, UncommittedIgnore)
 	}
 	if strings.Contains(s.Loop.DonePhrase, "\n") {
 		bad("loop.done_phrase is to be one line")
@@ -302,7 +317,8 @@ func (s Spec) validateNumbers(bad func(string, ...any)) {
 	}
 }
 
-func validRepository(repository string) bool {
+// ValidRepository reports whether git can clone from a URL that holds no password.
+func ValidRepository(repository string) bool {
 	if scpRemote.MatchString(repository) {
 		return true
 	}
@@ -340,8 +356,10 @@ type Defaults struct {
 	Budget    Budget
 	Resources Resources
 	Limits    Limits
-	Test      Test
-	PR        PR
+	// Uncommitted is what becomes of work the agent does not commit.
+	Uncommitted string
+	Test        Test
+	PR          PR
 }
 
 // NewDefaults returns drover's own defaults.
@@ -350,6 +368,7 @@ func NewDefaults() Defaults {
 		Resources: Resources{MemoryMB: DefaultMemoryMB, Cores: DefaultCores, PIDs: DefaultPIDs},
 		Limits: Limits{
 			MaxIterations: DefaultMaxIterations, Timeout: DefaultTimeout, HeartbeatTTL: DefaultHeartbeatTTL, FenceGrace: DefaultFenceGrace,
+			SilenceTimeout: DefaultSilenceTimeout, IdleTimeout: DefaultIdleTimeout,
 			StartTimeout: DefaultStartTimeout, QueueTimeout: DefaultQueueTimeout,
 		},
 		Test: Test{Timeout: DefaultTestTimeout},
@@ -391,6 +410,7 @@ func (s Spec) WithDefaults(d Defaults) Spec {
 	s.Budget.Time = or(s.Budget.Time, d.Budget.Time)
 	s.Resources = s.Resources.withDefaults(d.Resources)
 	s.Limits = s.Limits.withDefaults(d.Limits)
+	s.Uncommitted = or(s.Uncommitted, d.Uncommitted, UncommittedCommit)
 	s.Test.Timeout = or(s.Test.Timeout, d.Test.Timeout)
 	provider, apiURL := guessProvider(s.Repository)
 	s.PR.Provider = or(s.PR.Provider, d.PR.Provider, provider)
@@ -419,6 +439,8 @@ func (l Limits) withDefaults(d Limits) Limits {
 	l.Timeout = or(l.Timeout, d.Timeout)
 	l.HeartbeatTTL = or(l.HeartbeatTTL, d.HeartbeatTTL)
 	l.FenceGrace = or(l.FenceGrace, d.FenceGrace)
+	l.SilenceTimeout = or(l.SilenceTimeout, d.SilenceTimeout)
+	l.IdleTimeout = or(l.IdleTimeout, d.IdleTimeout)
 	l.StartTimeout = or(l.StartTimeout, d.StartTimeout)
 	l.QueueTimeout = or(l.QueueTimeout, d.QueueTimeout)
 	return l

@@ -38,7 +38,7 @@ func (i *Item) suspected(e Suspected, now time.Time) error {
 		return err
 	}
 	a.Suspicion = &Suspicion{Session: e.Session, Since: now}
-	if !a.Publish {
+	if !a.Aside() {
 		i.Why = fmt.Sprintf("attempt %d lost its Consul session; its worker may take it back", a.Number)
 	}
 	return nil
@@ -50,7 +50,7 @@ func (i *Item) heard(e Heard) error {
 		return err
 	}
 	a.Suspicion = nil
-	if !a.Publish {
+	if !a.Aside() {
 		i.Why = fmt.Sprintf("attempt %d runs on %s again: its worker is back", a.Number, a.Node)
 	}
 	return nil

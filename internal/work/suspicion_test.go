@@ -54,6 +54,13 @@ func TestPublishAttemptIsMadeAgainAfterInfrastructure(t *testing.T) {
 			t.Fatalf("state = %s, pull request %s, tries %d, again at %s; want completed, pending, %d, later", item.State, item.PR.Status, item.PublishTries, item.PublishAt, tries)
 		}
 	}
+	never := apply(t, item, work.PublishAsked{}, work.Publishing{})
+	never = apply(t, never, work.Ended{Attempt: never.CurrentID(), Ending: work.Ending{
+		Reason: work.ReasonStartFailed, Detail: "the branch is gone", Result: &work.Result{Reason: work.ReasonStartFailed, NoRetry: true},
+	}})
+	if never.PR.Status != work.PRFailed || never.PublishTries != 1 {
+		t.Errorf("what can't get better: pull request %s, tries %d, want failed, 1", never.PR.Status, never.PublishTries)
+	}
 	if wait := item.PublishAt.Sub(now); wait < 10*time.Minute || wait > 12*time.Minute {
 		t.Errorf("wait = %s, want 10m to 12m", wait)
 	}

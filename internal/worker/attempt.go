@@ -22,6 +22,11 @@ type ending struct {
 	exit    process.Exit
 	retryAt time.Time
 	noRetry bool // another attempt would end the same
+
+	// What an agent that completed says besides.
+	done     bool   // the whole task is done
+	noChange bool   // there is nothing to change
+	words    string // why there is not
 }
 
 // attempt does the work and returns its result. ctx ends when the worker is to
@@ -36,6 +41,9 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, limit, over)
 	defer cancel()
+	if len(w.envelope.Resume.Cleanup) > 0 {
+		return w.removeRefs(limited, hold)
+	}
 	switch end, err := w.lockDeclared(limited); {
 	case err != nil:
 		return work.Result{}, err
@@ -55,6 +63,14 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 		return w.publish(hold, done)
 	}
 	end := w.develop(limited, hold)
+	if err := context.Cause(ctx); err != nil {
+		w.abandon(hold)
+		return work.Result{}, err
+	}
+	commit, err := w.deliver(hold, &end)
+	if err != nil {
+		return work.Result{}, err
+	}
 	test := work.TestOutcome{Status: work.TestSkipped, Detail: "the agent did not complete"}
 	if end.reason == work.ReasonCompleted {
 		test = w.test(limited)
@@ -64,15 +80,19 @@ func (w *worker) attempt(ctx, hold context.Context) (work.Result, error) {
 		return work.Result{}, err
 	}
 	w.journal.phase(work.PhasePublish)
-	result, err := w.deliver(hold, end, test)
+	result, err := w.conclude(hold, end, commit, test)
 	if err == nil {
 		w.unlock(hold) // before the result: once that is known, the session is ended
 	}
-	if err != nil || result.Reason != work.ReasonCompleted {
-		if err == nil {
-			w.keepState(hold, result.Reason)
-		}
+	switch {
+	case err != nil:
 		return result, err
+	case result.Reason == work.ReasonNoChange:
+		w.forgetState(hold)
+		return result, context.Cause(hold)
+	case result.Reason != work.ReasonCompleted:
+		w.keepState(hold, result.Reason)
+		return result, nil
 	}
 	return w.publish(hold, result)
 }
@@ -87,7 +107,7 @@ func prepareEnding(err error, limit time.Duration) ending {
 		return ending{reason: work.ReasonGitAuthFailed, detail: err.Error()}
 	}
 	return ending{
-		reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error(), noRetry: errors.Is(err, gitrepo.ErrUnsupported),
+		reason: work.ReasonStartFailed, detail: "the repository could not be prepared: " + err.Error(), noRetry: errors.Is(err, gitrepo.ErrUnsupported) || errors.Is(err, gitrepo.ErrUnfit),
 	}
 }
 
@@ -117,9 +137,9 @@ func (w *worker) publishOnly(hold context.Context) (work.Result, error) {
 	done := w.envelope.Resume.Finished
 	switch {
 	case done == nil:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: "there is no completed work to make a pull request of"}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: "there is no completed work to make a pull request of"}), nil
 	case w.repo.Pushed() == "" && done.Changes.Commits > 0:
-		return w.result(ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
+		return w.result(ending{reason: work.ReasonStartFailed, noRetry: true, detail: fmt.Sprintf("branch %s is not there any more", w.envelope.Branch)}), nil
 	}
 	return w.publish(hold, w.again(*done))
 }
@@ -134,11 +154,17 @@ func (w *worker) grace(hold context.Context) func() time.Duration {
 	}
 }
 
+// test tests what was pushed: whatever else is in the tree is moved out of it before.
 func (w *worker) test(ctx context.Context) work.TestOutcome {
 	w.journal.phase(work.PhaseTesting)
 	ctx, ended := w.span(ctx, "tests")
 	defer ended(nil)
-	stdout, flush := w.stream(w.stdout, func(string) {})
+	if w.envelope.Spec.Test.Command != "" && w.harvest != nil {
+		if err := w.repo.SetAside(ctx, w.harvest); err != nil && ctx.Err() == nil {
+			return work.TestOutcome{Status: work.TestError, Detail: w.Redactor.String("the tree could not be made what was pushed: " + err.Error())}
+		}
+	}
+	stdout, flush := w.stream(w.stdout, nil)
 	defer flush()
 	outcome := testrun.Run(ctx, testrun.Options{
 		Test: w.envelope.Spec.Test, Dir: w.tree(), Env: agent.Environment(w.Environ, w.home()), Output: stdout,
@@ -155,10 +181,13 @@ func (w *worker) abandon(hold context.Context) {
 	}
 	pushing, cancel := context.WithTimeout(hold, stopPush)
 	defer cancel()
-	err := w.persistently(pushing, func() error {
+	err := w.persistently(pushing, func() error { // first what takes no look at the whole tree
 		_, err := w.push(pushing)
 		return err
 	})
+	if err == nil || errors.Is(err, gitrepo.ErrMoved) {
+		_, err = w.deliverAll(pushing)
+	}
 	if err != nil {
 		w.log.Error("last push", "error", err)
 	}
@@ -170,33 +199,93 @@ func (w *worker) abandon(hold context.Context) {
 	}
 }
 
-// deliver pushes the last commits, reads the remote branch back, and returns the
-// result so far. Work that is not on the remote is not completed.
-func (w *worker) deliver(hold context.Context, end ending, test work.TestOutcome) (work.Result, error) {
+// deliver pushes all work that the agent has left, and returns the newest commit.
+// Work that can't be delivered changes how the attempt ends.
+func (w *worker) deliver(hold context.Context, end *ending) (commit string, err error) {
 	hold, ended := w.span(hold, "deliver")
 	defer ended(nil)
-	var commit string
-	err := w.persistently(hold, func() (err error) {
-		commit, err = w.push(hold)
-		return err
-	})
+	commit, err = w.deliverAll(hold)
 	if lost := context.Cause(hold); lost != nil {
-		return work.Result{}, lost
+		return "", lost
+	}
+	if fault := w.harvestFault(); fault != "" {
+		end.fail(work.ReasonAgentError, fault)
 	}
 	if err != nil {
 		reason := work.ReasonCrashed
-		if errors.Is(err, gitrepo.ErrAuth) {
+		switch {
+		case errors.Is(err, gitrepo.ErrAuth):
 			reason = work.ReasonGitAuthFailed
+		case errors.Is(err, gitrepo.ErrTree):
+			reason = work.ReasonAgentError
+		case errors.Is(err, gitrepo.ErrBranch) && end.reason == work.ReasonPushRefused:
+			return commit, nil // it says so
+		case errors.Is(err, gitrepo.ErrRefused), errors.Is(err, gitrepo.ErrDeclined):
+			reason = work.ReasonPushRefused
 		}
-		if end.reason == work.ReasonCompleted {
-			end.reason = reason
-		}
-		end.detail += "; its last commits could not be pushed: " + err.Error()
+		end.fail(reason, "its last commits could not be pushed: "+err.Error())
 	}
+	return commit, nil
+}
+
+// fail adds what went wrong after the agent had ended. An agent that did not complete keeps its reason.
+func (e *ending) fail(reason work.Reason, detail string) {
+	if e.reason == work.ReasonCompleted {
+		e.reason = reason
+	}
+	e.detail += "; " + detail
+}
+
+// harvestFault says what of the agent's tree makes the attempt fail, empty if nothing does.
+func (w *worker) harvestFault() string {
+	switch h := w.harvest; {
+	case h == nil:
+		return ""
+	case h.Fault != "":
+		return h.Fault
+	case h.Uncommitted > 0 && w.envelope.Spec.Uncommitted == work.UncommittedFail:
+		return fmt.Sprintf("the agent left %d files uncommitted, and the item wants its agent to commit", h.Uncommitted)
+	}
+	return ""
+}
+
+// deliverAll commits and pushes what is in the agent's tree.
+func (w *worker) deliverAll(ctx context.Context) (commit string, err error) {
+	push := func(ctx context.Context) (string, error) { return w.repo.Deliver(ctx, w.harvest) }
+	if w.harvest == nil {
+		w.harvest, err = w.gather(ctx)
+	}
+	if err != nil {
+		w.log.Warn("the agent's tree could not be looked at", "error", err)
+		w.harvest.Tree.Note("the tree could not be looked at: " + err.Error())
+		if w.harvest.Fault == "" {
+			push = w.repo.Push
+		}
+	}
+	err = w.persistently(ctx, func() (err error) {
+		commit, err = w.pushBy(ctx, push)
+		return err
+	})
+	return commit, err
+}
+
+func (w *worker) gather(ctx context.Context) (*gitrepo.Harvest, error) {
+	w.pushing.Lock()
+	defer w.pushing.Unlock()
+	return w.repo.Harvest(ctx, w.envelope.Spec.Uncommitted)
+}
+
+// conclude reads the remote branch back, and returns the result so far. Work that is
+// not on the remote is not completed.
+func (w *worker) conclude(hold context.Context, end ending, commit string, test work.TestOutcome) (work.Result, error) {
 	result := w.result(end)
-	result.Commit, result.Test = commit, test
-	if err = w.prove(hold, &result); err == nil && !result.Proven() {
+	result.Commit, result.Start, result.Test = commit, w.repo.Start(), test
+	err := w.prove(hold, &result)
+	if err == nil && !result.Proven() {
 		err = fmt.Errorf("the remote branch is at %q, not at %s", result.RemoteCommit, commit)
+	}
+	if err == nil {
+		w.judge(end, &result)
 	}
 	switch {
 	case result.Reason != work.ReasonCompleted:
@@ -205,7 +294,33 @@ func (w *worker) deliver(hold context.Context, end ending, test work.TestOutcome
 	default:
 		result.Detail = fmt.Sprintf("%s: %d commits on %s, tests %s", end.detail, result.Changes.Commits, result.Branch, test.Status)
 	}
+	if w.harvest != nil {
+		result.Tree = w.harvest.Tree.Redacted(w.Redactor.String)
+	}
+	if about := result.Tree.String(); about != "" {
+		result.Detail += "; " + about
+	}
 	return result, context.Cause(hold)
+}
+
+// judge tells apart what completed without a change: the agent said that there is
+// nothing to change (no_change), or it did nothing (no_work). A plain agent's exit
+// status is its word, and an item without a pull request needs no commit. The number
+// of commits is known only once the work is delivered.
+func (w *worker) judge(end ending, result *work.Result) {
+	spec := w.envelope.Spec
+	wanted := spec.Agent != work.AgentPlain && spec.PR.Provider != work.ProviderNone
+	switch {
+	case result.Reason != work.ReasonCompleted || result.Changes.Commits > 0:
+	case end.noChange:
+		result.Reason, result.Detail = work.ReasonNoChange, "the agent says that there is nothing to change"
+		if end.words != "" {
+			result.Detail = w.Redactor.String(result.Detail + ": " + end.words)
+		}
+	case wanted && !end.done:
+		result.Reason = work.ReasonNoWork
+		result.Detail = "the agent changed nothing, and did not say that there is nothing to change"
+	}
 }
 
 // prove reads the remote branch back, and counts what the work changed.
@@ -240,7 +355,7 @@ func (w *worker) publish(hold context.Context, result work.Result) (work.Result,
 		made.PR = pullrequest.Make(ctx, pullrequest.Request{
 			Item: w.envelope.Item, Spec: w.envelope.Spec, Base: w.repo.Base(), Branch: w.envelope.Branch,
 			Attempt: result.Attempt.Number(), Iterations: result.Iteration, Tokens: result.Tokens, CostUSD: result.CostUSD,
-			Changes: result.Changes, Test: result.Test, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
+			Changes: result.Changes, Test: result.Test, Tree: result.Tree, Token: token, Redact: w.Redactor.String, Alive: w.heart.touch,
 			Text: func(ctx context.Context) (string, error) {
 				return w.repo.RequestPull(ctx, cmp.Or(w.repo.Pushed(), result.RemoteCommit))
 			},

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -15,6 +17,7 @@ import (
 
 	"drover/internal/work"
 	"drover/internal/worker/agent"
+	"drover/internal/worker/gitrepo"
 	"drover/internal/worker/process"
 )
 
@@ -29,7 +32,17 @@ var (
 	errIterations = errors.New("the iteration limit is reached")
 	errBudget     = errors.New("the budget is used up")
 	errIdle       = errors.New("the agent makes no progress")
+	errSilent     = errors.New("the agent prints nothing")
+	errStill      = errors.New("the agent prints nothing and uses no CPU time")
+	errLingers    = errors.New("the agent's run is over, and its process is not")
 )
+
+// lingerGrace is how long an agent may run on that has said how its run ended, and
+// nothing more since. Claude Code and Codex end within a second or two.
+const lingerGrace = 15 * time.Second
+
+// maxWords bounds what a result keeps of an agent's own words, in bytes.
+const maxWords = 2 << 10
 
 // develop runs the agent, and pushes each commit as it is made.
 func (w *worker) develop(ctx, hold context.Context) ending {
@@ -43,7 +56,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 	defer stopWatching()
 	ended := make(chan struct{})
 	var pushes sync.WaitGroup
-	pushes.Go(func() { w.pushCommits(watching, ended) })
+	pushes.Go(func() { w.pushCommits(watching, ended, stop) })
 	defer func() {
 		if ctx.Err() != nil {
 			stopWatching() // there is no time to finish a push that is under way
@@ -59,7 +72,7 @@ func (w *worker) develop(ctx, hold context.Context) ending {
 		adapter: agent.For(w.envelope.Spec.Agent), conversation: w.envelope.Resume.Conversation,
 	}
 	if d.adapter == nil {
-		return ending{reason: work.ReasonStartFailed, detail: fmt.Sprintf("this worker knows no agent %q", d.spec.Agent)}
+		return ending{reason: work.ReasonStartFailed, noRetry: true, detail: fmt.Sprintf("this worker knows no agent %q", d.spec.Agent)}
 	}
 	d.restoreState(ctx)
 	return d.loop(ctx)
@@ -92,10 +105,11 @@ func (d *development) loop(ctx context.Context) ending {
 			return ending{reason: work.ReasonMaxIterations, detail: fmt.Sprintf("the item's limit of %d iterations is used up", d.spec.Limits.MaxIterations)}
 		}
 		end, run := d.iterate(ctx, iteration)
-		if !again || end.reason != work.ReasonCompleted {
+		cut := run.cutAtTurns()
+		if !again || end.reason != work.ReasonCompleted && !cut || end.noChange {
 			return end
 		}
-		if run.done(d.spec.Loop.DonePhrase) {
+		if end.done {
 			end.detail = fmt.Sprintf("the agent said that its task is done, in iteration %d", d.journal.progress().Iteration)
 			return end
 		}
@@ -103,6 +117,9 @@ func (d *development) loop(ctx context.Context) ending {
 			end.reason = work.ReasonStuck
 			end.detail = idleDetail
 			return end
+		}
+		if cut {
+			d.conversation = d.journal.progress().Conversation
 		}
 	}
 }
@@ -113,6 +130,7 @@ func (d *development) iterate(ctx context.Context, iteration int) (ending, outco
 	run := d.run(ctx, iteration)
 	resumed := d.conversation != nil
 	d.conversation = nil
+	d.settleConversation(ctx, run)
 	if resumed && run.unresumed(ctx) {
 		d.log.Warn("the agent's conversation could not be resumed: beginning a new one", "exit", run.exit, "error", run.failure.Message)
 		d.journal.forgetConversation()
@@ -123,27 +141,58 @@ func (d *development) iterate(ctx context.Context, iteration int) (ending, outco
 
 // outcome is what one run of the agent came to.
 type outcome struct {
-	err     error // it could not be started
-	exit    process.Exit
-	status  int         // exit status in the terms of docs/agent-protocol.md
-	failure agent.Event // the last error it told of
-	said    string      // its last message
-	isDone  bool        // it told so by an event
-	tools   []string    // its calls
-	before  int         // of these, in the iterations that have ended
-	kills   int         // for memory
+	err      error // it could not be started
+	exit     process.Exit
+	status   int         // exit status in the terms of docs/agent-protocol.md
+	said     agent.Said  // of its end, last
+	inTime   bool        // it said that all is well before anybody stopped it
+	lingered bool        // and was ended long after it had said how its run ended
+	failure  agent.Event // the last error it told of
+	words    string      // its last message
+	isDone   bool        // it told so by an event
+	noChange bool        // as above
+	tools    []string    // its calls
+	before   int         // of these, in the iterations that have ended
+	kills    int         // for memory
+
+	conversation string // that it is, as far as its state tells
+	renamed      string // what it called that later
 }
 
-// done reports whether the agent said that its task is done.
-func (o outcome) done(phrase string) bool {
-	return o.isDone || slices.ContainsFunc(strings.Split(o.said, "\n"), func(line string) bool { return strings.TrimSpace(line) == phrase })
+// says reports whether a line of its last message holds nothing but a phrase.
+func (o outcome) says(phrase string) bool {
+	return slices.ContainsFunc(strings.Split(o.words, "\n"), func(line string) bool { return strings.TrimSpace(line) == phrase })
 }
+
+// why is its last message without a phrase that is for the worker, as much of it as is kept.
+func (o outcome) why(phrase string) string {
+	lines := slices.DeleteFunc(strings.Split(o.words, "\n"), func(line string) bool { return strings.TrimSpace(line) == phrase })
+	return shortened(strings.TrimSpace(strings.Join(lines, "\n")))
+}
+
+// shortened cuts an agent's words to what is kept of them.
+func shortened(words string) string {
+	if len(words) <= maxWords {
+		return words
+	}
+	return strings.ToValidUTF8(words[:maxWords], "") + "…"
+}
+
+// cutAtTurns reports whether it stopped at a limit of turns of its own.
+func (o outcome) cutAtTurns() bool {
+	return o.said == agent.SaidFailed && o.failure.Code == agent.CodeMaxTurns
+}
+
+// ended reports whether it ended by itself, or because the worker stopped it: not
+// because somebody else killed it.
+func (o outcome) ended(cause error) bool { return cause != nil || o.lingered || !o.exit.Killed() }
 
 // unresumed reports whether a run that was to go on with a conversation failed
 // before it did anything, of its own accord.
 func (o outcome) unresumed(ctx context.Context) bool {
+	understood := []string{agent.CodeRateLimited, agent.CodeBudget, agent.CodeQuota, agent.CodeMaxTurns}
 	return ctx.Err() == nil && o.err == nil && o.exit.Signal == 0 && !o.exit.Killed() && o.status != agent.ExitComplete &&
-		len(o.tools) == 0 && o.failure.Code != agent.CodeRateLimited && o.failure.Code != agent.CodeBudget
+		len(o.tools) == 0 && !slices.Contains(understood, o.failure.Code)
 }
 
 func (d *development) run(ctx context.Context, iteration int) (o outcome) {
@@ -156,24 +205,41 @@ func (d *development) run(ctx context.Context, iteration int) (o outcome) {
 	defer func() { ended(o.failed(ctx)) }()
 	before := d.kills()
 	d.journal.startRun()
+	running, over := context.WithCancelCause(ctx)
+	defer over(nil)
+	linger := time.AfterFunc(lingerGrace, func() { over(errLingers) })
+	linger.Stop()
+	defer linger.Stop()
+	var vigil vigil
 	read := d.adapter.Reader()
 	stdout, flush := d.stream(d.stdout, func(line string) {
 		for _, e := range read(line) {
 			d.heed(ctx, e, &o)
+			switch {
+			case e.Type == agent.EventEnd || e.Final:
+				linger.Reset(lingerGrace)
+			case !e.Last:
+				linger.Stop() // it goes on
+			}
 		}
 	})
-	stderr, flushErrors := d.stream(d.stderr, func(string) {})
+	stderr, flushErrors := d.stream(d.stderr, nil)
 	run := d.runOf(ctx, prompt, iteration)
-	run.Stdout, run.Stderr = stdout, stderr
-	o.exit, o.err = run.Start(ctx)
+	run.Stdout, run.Stderr, run.Busy = vigil.watched(stdout), vigil.watched(stderr), func() { vigil.busy.Store(true) }
+	o.conversation = run.Options.Conversation
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		vigil.keep(running, d.spec.Limits.SilenceTimeout.Std(), d.spec.Limits.IdleTimeout.Std(), d.stop)
+	})
+	o.exit, o.err = run.Start(running)
+	o.lingered = errors.Is(context.Cause(running), errLingers)
+	over(nil)
+	watch.Wait()
 	flush()
 	flushErrors()
 	o.kills = d.kills() - before
-	o.status = d.adapter.Status(o.exit.Code)
-	if o.failure.Final && o.status == agent.ExitComplete {
-		o.status = agent.ExitError
-	}
-	d.log.Info("agent ended", "iteration", iteration, "exit", o.exit)
+	o.status = d.adapter.Status(o.exit.Code, o.said)
+	d.log.Info("agent ended", "iteration", iteration, "exit", o.exit, "said", o.said)
 	return o
 }
 
@@ -207,11 +273,17 @@ func (d *development) heed(ctx context.Context, e agent.Event, o *outcome) {
 	case agent.EventCost:
 		d.journal.cost(e.USD)
 	case agent.EventSession:
-		d.journal.conversation(e.ID)
+		d.converse(e.ID, o)
 	case agent.EventMessage:
-		o.said = e.Message
+		o.words = e.Message
 	case agent.EventDone:
 		o.isDone = true
+	case agent.EventNoChange:
+		o.noChange, o.words = true, e.Message
+	case agent.EventEnd:
+		o.said, o.inTime, o.failure = agent.SaidWell, ctx.Err() == nil, agent.Event{}
+	case agent.EventRecovered:
+		o.failure = agent.Event{}
 	case agent.EventIteration:
 		if !d.journal.iteration(e.N) {
 			d.stop(errIterations)
@@ -221,23 +293,44 @@ func (d *development) heed(ctx context.Context, e agent.Event, o *outcome) {
 		o.before = len(o.tools)
 	case agent.EventError:
 		o.failure = e
+		o.failure.Message = shortened(e.Message)
+		if e.Final {
+			o.said, o.inTime = agent.SaidFailed, false
+		}
 	}
 	if !e.Last && d.journal.over() != "" {
 		d.stop(errBudget)
 	}
 }
 
-// ending says why the agent ended. What was done to it comes before how it took it.
+// neverStarts reports whether the image itself keeps the agent from being started:
+// another attempt would find the same. The launcher passes errors on as texts.
+func neverStarts(err error) bool {
+	return slices.ContainsFunc([]syscall.Errno{syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC}, func(e syscall.Errno) bool {
+		return strings.Contains(err.Error(), e.Error())
+	}) || errors.Is(err, exec.ErrNotFound)
+}
+
+// ending says why the agent ended. What was done to it comes before how it took
+// it, unless it had said by then that it is done.
 func (d *development) ending(cause error, o outcome) ending {
 	end := ending{exit: o.exit}
 	limits := d.spec.Limits
 	switch {
 	case o.err != nil:
-		return ending{reason: work.ReasonStartFailed, detail: "the agent could not be started: " + o.err.Error()}
+		return ending{reason: work.ReasonStartFailed, noRetry: neverStarts(o.err), detail: "the agent could not be started: " + o.err.Error()}
+	case o.inTime && o.ended(cause) && (cause == nil || d.finishes(o)):
+		return d.completed(o)
+	case errors.Is(cause, gitrepo.ErrBranch):
+		end.reason, end.detail = work.ReasonPushRefused, "the agent was stopped: "+cause.Error()
 	case errors.Is(cause, errTimeSpent):
 		end.reason, end.detail = work.ReasonBudgetExceeded, fmt.Sprintf("the agent was stopped: the item's budget of %s is used up", d.spec.Budget.Time)
 	case errors.Is(cause, errIdle):
 		end.reason, end.detail = work.ReasonStuck, "the agent was stopped: "+idleDetail
+	case errors.Is(cause, errSilent):
+		end.reason, end.detail = work.ReasonSilent, fmt.Sprintf("the agent was stopped: it printed nothing for %s (limits.silence_timeout)", limits.SilenceTimeout)
+	case errors.Is(cause, errStill):
+		end.reason, end.detail = work.ReasonSilent, fmt.Sprintf("the agent was stopped: it printed nothing and used no CPU time for %s (limits.idle_timeout)", limits.IdleTimeout)
 	case errors.Is(cause, errTimeout):
 		end.reason, end.detail = work.ReasonTimeout, fmt.Sprintf("the agent was stopped after %s, the attempt's limit", limits.Timeout)
 	case errors.Is(cause, errIterations):
@@ -246,23 +339,60 @@ func (d *development) ending(cause error, o outcome) ending {
 		end.reason, end.detail = work.ReasonBudgetExceeded, "the agent was stopped: "+d.journal.over()
 	case o.exit.Killed() && o.kills > 0:
 		end.reason, end.detail = work.ReasonOOMKilled, fmt.Sprintf("the kernel killed the agent: out of memory at the limit of %d MB", d.spec.Resources.MemoryMB)
-	case o.exit.Signal != 0:
+	case o.exit.Signal != 0 && o.said != agent.SaidFailed:
 		end.reason, end.detail = work.ReasonCrashed, "the agent was killed by "+o.exit.String()
 	case o.status == agent.ExitComplete:
-		end.reason, end.detail = work.ReasonCompleted, "the agent completed its task"
+		return d.completed(o)
 	case o.status == agent.ExitStuck:
 		end.reason, end.detail = work.ReasonStuck, "the agent is stuck (exit code 1)"
 	case o.status == agent.ExitMaxIterations:
 		end.reason, end.detail = work.ReasonMaxIterations, "the agent used up its iterations (exit code 2)"
-	case o.failure.Code == agent.CodeRateLimited:
-		end.reason, end.detail, end.retryAt = work.ReasonRateLimited, "the agent was told to wait", o.failure.RetryAt
-	case o.failure.Code == agent.CodeBudget:
+	default:
+		end = d.failed(o)
+	}
+	if o.failure.Message != "" {
+		end.detail += ": " + o.failure.Message
+	}
+	return end
+}
+
+// finishes reports whether a good end of this run is that of the agent's part.
+func (d *development) finishes(o outcome) bool {
+	end := d.completed(o)
+	return d.spec.Loop.Mode != work.LoopUntil || end.done || end.noChange
+}
+
+// completed is the ending of an agent that came to a good end. Whether it changed
+// anything is known once its work is delivered.
+func (d *development) completed(o outcome) ending {
+	end := ending{reason: work.ReasonCompleted, detail: "the agent completed its task", exit: o.exit}
+	end.done = o.isDone || o.says(d.spec.Loop.DonePhrase)
+	if end.noChange = o.noChange || o.says(work.NoChangePhrase); end.noChange {
+		end.words = o.why(work.NoChangePhrase)
+	}
+	return end
+}
+
+// failed is the ending of an agent that says, or whose exit status says, that it failed.
+func (d *development) failed(o outcome) ending {
+	end := ending{exit: o.exit}
+	switch o.failure.Code {
+	case agent.CodeRateLimited:
+		end.reason, end.detail = work.ReasonRateLimited, "the agent was told to wait"
+		if o.failure.RetryAt.Unix() > 0 { // a reset at 0 is how some say that they know none
+			end.retryAt = o.failure.RetryAt
+		}
+	case agent.CodeBudget:
 		end.reason, end.detail = work.ReasonBudgetExceeded, "the agent stopped at its budget"
+	case agent.CodeMaxTurns:
+		end.reason, end.detail = work.ReasonMaxIterations, "the agent could go on"
+	case agent.CodeQuota:
+		end.reason, end.detail, end.noRetry = work.ReasonAgentError, "the model's account has nothing left, and waiting does not help", true
 	default:
 		end.reason, end.detail = work.ReasonAgentError, "the agent failed with "+o.exit.String()
-	}
-	if o.failure.Message != "" && end.reason != work.ReasonCompleted {
-		end.detail += ": " + o.failure.Message
+		if o.said == agent.SaidNothing && d.spec.Agent != work.AgentPlain {
+			end.detail += " and did not say how its run ended"
+		}
 	}
 	return end
 }

@@ -51,10 +51,12 @@ type bench struct {
 	environ  []string
 	out      *buffer
 	timing   worker.Timing
+	health   string // address
+	registry *prometheus.Registry
+
+	remotePatience time.Duration
 	// consulTiming is that of the clients that beside opens.
 	consulTiming consul.Timing
-	health       string // address
-	registry     *prometheus.Registry
 }
 
 // newBench returns the bench of an item whose agent is a shell script, with the embedded Consul.
@@ -118,7 +120,7 @@ func (b *bench) runWith(ctx context.Context) error {
 	}
 	redactor := redact.FromEnviron(b.environ)
 	return worker.Run(ctx, worker.Options{
-		Health: b.health, Registry: b.registry, Timing: b.timing,
+		Health: b.health, Registry: b.registry, Timing: b.timing, RemotePatience: b.remotePatience,
 		Payload: path, Allocation: b.alloc, Dir: filepath.Join(b.dir, "work"), Environ: b.environ,
 		Stdout: redactor.Writer(b.out), Stderr: redactor.Writer(b.out), Redactor: redactor,
 		Logger: hclog.New(&hclog.LoggerOptions{Output: redactor.Writer(b.out)}),

@@ -287,6 +287,7 @@ func TestLocksOutliveAPushOfUnknownEnd(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit one; gate on; commit two`)
 	b.envelope.Spec.Paths = []string{"src"}
+	b.remotePatience = time.Second
 	wait := b.start(t.Context())
 	b.eventuallyPushed(1)
 	b.git.FailPushes(1000)

@@ -84,6 +84,8 @@ type Options struct {
 	Registry     *prometheus.Registry // takes the worker's metrics; none if nil
 	Tracer       trace.Tracer         // takes its spans; none if nil
 	Timing       Timing
+	// RemotePatience is how long the git server may be away at the attempt's end; DefaultRemotePatience if 0.
+	RemotePatience time.Duration
 	// Open opens the store that keeps its keys below a prefix.
 	Open func(prefix string) (Store, error)
 }
@@ -208,10 +210,11 @@ type worker struct {
 	heart    *heart
 	dog      *watchdog
 	metrics  *metrics
-	repo     *gitrepo.Repo // nil until it is open
-	pushing  sync.Mutex    // guards repo
-	locked   atomic.Bool   // paths may be held
-	doubtful atomic.Bool   // the remote branch may be elsewhere than it was left
+	repo     *gitrepo.Repo    // nil until it is open
+	pushing  sync.Mutex       // guards repo
+	harvest  *gitrepo.Harvest // what the agent has left; nil until it has ended
+	locked   atomic.Bool      // paths may be held
+	doubtful atomic.Bool      // the remote branch may be elsewhere than it was left
 
 	stdout, stderr *process.Flood // of the agent and the tests, over the whole attempt
 
@@ -337,6 +340,7 @@ func (w *worker) open(ctx context.Context) (err error) {
 	})
 	if err == nil {
 		w.repo = repo
+		w.envelope.Resume.Tree = strings.Join(repo.Notes(), "\n")
 	}
 	return err
 }
@@ -348,12 +352,14 @@ func (w *worker) kills() int {
 	return usage.OOMKills
 }
 
-// stream returns a writer whose lines, free of secrets and bounded, go to line
-// and then, unless they are a flood, to to.
+// stream returns a writer whose lines, free of secrets and bounded, go to line,
+// where it is not nil, and then, unless they are a flood, to to.
 func (w *worker) stream(to *process.Flood, line func(string)) (out io.Writer, flush func()) {
-	lines := &process.Lines{Line: func(text string) {
-		line(text)
-		to.Line(text)
+	lines := &process.Lines{Objects: line != nil, Line: func(text string) {
+		if line != nil {
+			line(text)
+		}
+		to.Line(process.Shown(text))
 	}}
 	redacted := w.Redactor.Writer(lines)
 	return redacted, func() {

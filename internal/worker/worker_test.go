@@ -35,7 +35,7 @@ func TestEachCommitIsPushedAsItIsMade(t *testing.T) {
 		echo '{"type":"iteration","n":2}'
 		echo '{"type":"tool","name":"Edit","detail":"work.txt"}'
 		echo '{"type":"tokens","in":1200,"out":300}'`)
-	b.envelope.Spec.Test.Command = "test -s work.txt && echo 'ok 1 - there' && echo 'not ok 2 - later # TODO'"
+	b.envelope.Spec.Test.Command = "test -s work.txt && echo 1..2 && echo 'ok 1 - there' && echo 'not ok 2 - later # TODO'"
 	wait := b.start(t.Context())
 	b.eventuallyPushed(1)
 	b.wantLog("one")
@@ -239,8 +239,23 @@ func TestPublishingRunsNoAgent(t *testing.T) {
 	}
 	b.nextAttempt(`commit never`)
 	b.envelope.Branch = "drover/elsewhere"
-	if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
-		t.Errorf("without its branch: %s: %s", r.Reason, r.Detail)
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, "drover/elsewhere is not there any more") {
+		t.Errorf("without its branch: %s: %s, no retry %t", r.Reason, r.Detail, r.NoRetry)
+	}
+}
+
+// TestAgentThatIsNotInTheImageIsNotTriedAgain: nothing of it is infrastructure.
+func TestAgentThatIsNotInTheImageIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, command := range map[string]string{"not there": "/no/such/agent", "not on the path": "drover-no-such-agent", "not executable": "/dev/null"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, `commit never`)
+			b.envelope.Spec.Command = []string{command}
+			if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, command) {
+				t.Errorf("reason = %s (%s), no retry = %t, want start_failed that names %s, true", r.Reason, r.Detail, r.NoRetry, command)
+			}
+		})
 	}
 }
 
@@ -325,20 +340,21 @@ func TestBadCredentialsEndTheAttemptBeforeAnyWork(t *testing.T) {
 func TestWhatCannotStartSaysWhy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change func(*work.Spec)
-		says   string
+		change  func(*work.Spec)
+		says    string
+		noRetry bool
 	}{
-		"no command":  {func(s *work.Spec) { s.Command = nil }, "no agent command is configured"},
-		"no program":  {func(s *work.Spec) { s.Command = []string{"no-such-agent"} }, "no-such-agent"},
-		"no base":     {func(s *work.Spec) { s.Base = "nowhere" }, "base branch nowhere"},
-		"unreachable": {func(s *work.Spec) { s.Repository = "http://127.0.0.1:1/x.git" }, "connect"},
+		"no command":  {func(s *work.Spec) { s.Command = nil }, "no agent command is configured", false},
+		"no program":  {func(s *work.Spec) { s.Command = []string{"no-such-agent"} }, "no-such-agent", false},
+		"no base":     {func(s *work.Spec) { s.Base = "nowhere" }, "base branch nowhere is not in", true},
+		"unreachable": {func(s *work.Spec) { s.Repository = "http://127.0.0.1:1/x.git" }, "connect", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, ``)
 			c.change(&b.envelope.Spec)
-			if r := b.result(); r.Reason != work.ReasonStartFailed || !strings.Contains(r.Detail, c.says) {
-				t.Errorf("%s: %s; want %q", r.Reason, r.Detail, c.says)
+			if r := b.result(); r.Reason != work.ReasonStartFailed || r.NoRetry != c.noRetry || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("%s, not to be retried %v: %s; want %v and %q", r.Reason, r.NoRetry, r.Detail, c.noRetry, c.says)
 			}
 		})
 	}
@@ -368,11 +384,13 @@ func TestFloodOfOutputIsBounded(t *testing.T) {
 func TestRepositoryThatNeedsMoreThanGitIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `commit never`)
-	if err := b.git.CreateRepo("media", map[string]string{".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}); err != nil {
+	if err := b.git.CreateRepo("media", map[string]string{
+		".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n", "a.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+	}); err != nil {
 		t.Fatal(err)
 	}
 	b.envelope.Spec.Repository = b.git.URL("media")
-	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, ".gitattributes keeps *.bin in Git LFS") {
+	if r := b.result(); r.Reason != work.ReasonStartFailed || !r.NoRetry || !strings.Contains(r.Detail, "a.bin is stored in Git LFS") {
 		t.Errorf("%s, not to be retried %v: %s", r.Reason, r.NoRetry, r.Detail)
 	}
 }
@@ -437,13 +455,13 @@ func TestAgentsOwnBranchAndHooksChangeNothing(t *testing.T) {
 	}
 }
 
-func TestBranchMovedBySomeoneElseIsNotOverwritten(t *testing.T) {
+// TestRewrittenHistoryIsDeliveredOnTopOfWhatWasPushed: nothing is forced, and nothing thrown away.
+func TestRewrittenHistoryIsDeliveredOnTopOfWhatWasPushed(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, `gate on; git checkout -q --orphan other; commit rewritten; git branch -f "$(git for-each-ref --format='%(refname:lstrip=2)' refs/heads/drover)" HEAD`)
 	first := *b
 	first.envelope.Spec.Command = []string{"sh", "-c", functions + "commit one"}
 	first.result()
-	head := b.git.Head(repo, b.envelope.Branch)
 	b.dir = t.TempDir()
 	b.envelope.Attempt = work.NewAttemptID(b.envelope.Item, 2)
 	wait := b.start(t.Context())
@@ -453,12 +471,10 @@ func TestBranchMovedBySomeoneElseIsNotOverwritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := b.reported()
-	if r.Reason != work.ReasonCrashed || !strings.Contains(r.Detail, "rejected") {
+	if r.Reason != work.ReasonCompleted || !r.Proven() || !strings.Contains(r.Detail, "the agent rewrote what was pushed") {
 		t.Errorf("%s: %s", r.Reason, r.Detail)
 	}
-	if now := b.git.Head(repo, b.envelope.Branch); now != head {
-		t.Errorf("the branch went from %s to %s", head, now)
-	}
+	b.wantLog("one", "rewritten")
 }
 
 // TestSilentAgentTurnsTheCheckToWarning: the heartbeat is the worker's, and it ends no session.

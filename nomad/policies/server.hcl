@@ -3,13 +3,6 @@
 
 namespace "default" {
   capabilities = ["list-jobs", "parse-job", "submit-job", "dispatch-job", "read-job", "read-logs"]
-
-  # The doctor tries the forge's token.
-  variables {
-    path "nomad/jobs" {
-      capabilities = ["read"]
-    }
-  }
 }
 
 node {

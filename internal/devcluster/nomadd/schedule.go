@@ -108,7 +108,8 @@ func (s *Server) makePlan(evalID string) (*plan, bool) {
 
 // planGroup compares a group's allocations with its count. A batch
 // allocation that ended by itself counts, as nothing is to be run again;
-// so does a failed one of a service, as rescheduling isn't done here.
+// so does a failed one of a service, as rescheduling isn't done here. A sysbatch
+// job has one allocation on each node, of which there is one here.
 func (s *Server) planGroup(p *plan, group *api.TaskGroup, room *room) {
 	var have int
 	var replaced []string
@@ -194,6 +195,16 @@ func (t *tx) finishEval(p *plan) {
 	if len(p.failed) == 0 {
 		eval.FailedTGAllocs = nil
 		t.cancelBlocked(eval)
+		t.putEval(eval)
+		return
+	}
+	if *p.job.Type == api.JobTypeSysbatch {
+		// Nomad names no blocked evaluation, and counts a node that is filtered as none to place on.
+		for group, metric := range p.failed {
+			if metric.NodesFiltered > 0 {
+				eval.QueuedAllocations[group] = 0
+			}
+		}
 		t.putEval(eval)
 		return
 	}

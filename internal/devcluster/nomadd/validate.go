@@ -24,7 +24,7 @@ func (s *Server) validate(job *api.Job) error {
 	if strings.ContainsAny(*job.ID, " \x00") {
 		fail("Job ID contains a space")
 	}
-	if !slices.Contains([]string{"batch", "service"}, *job.Type) {
+	if !slices.Contains([]string{"batch", "service", "sysbatch"}, *job.Type) {
 		fail("Invalid job type: %q", *job.Type)
 	}
 	if *job.Priority < minPriority || *job.Priority > maxPriority {
@@ -40,6 +40,9 @@ func (s *Server) validate(job *api.Job) error {
 		problems = append(problems, validateParameterized(job)...)
 	}
 	for _, group := range job.TaskGroups {
+		if *job.Type == api.JobTypeSysbatch && group.ReschedulePolicy != nil {
+			fail("Task group %s validation failed: %w", deref(group.Name), errors.New("System or sysbatch jobs should not have a reschedule policy"))
+		}
 		for _, err := range s.validateGroup(group) {
 			fail("Task group %s validation failed: %w", deref(group.Name), err)
 		}
@@ -49,7 +52,7 @@ func (s *Server) validate(job *api.Job) error {
 
 func validateParameterized(job *api.Job) []error {
 	var problems []error
-	if *job.Type != "batch" {
+	if *job.Type != "batch" && *job.Type != "sysbatch" {
 		problems = append(problems, errors.New("Parameterized job can only be used with \"batch\" or \"sysbatch\" scheduler"))
 	}
 	p := job.ParameterizedJob

@@ -1,5 +1,5 @@
 // Package otlptest is a receiver of OpenTelemetry traces for tests: OTLP over
-// HTTP, with the official protocol types.
+// HTTP or gRPC, with the official protocol types.
 package otlptest
 
 import (
@@ -32,16 +32,22 @@ type Span struct {
 
 // Receiver keeps the spans it is sent.
 type Receiver struct {
-	URL string // for OTEL_EXPORTER_OTLP_ENDPOINT
+	URL      string // for OTEL_EXPORTER_OTLP_ENDPOINT
+	Protocol string // for OTEL_EXPORTER_OTLP_PROTOCOL
 
 	mu    sync.Mutex
 	spans []Span
 }
 
-// New starts a receiver for the length of a test.
+// Env returns the variables that send a program's spans to the receiver.
+func (r *Receiver) Env() map[string]string {
+	return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": r.URL, "OTEL_EXPORTER_OTLP_PROTOCOL": r.Protocol}
+}
+
+// New starts a receiver of OTLP over HTTP for the length of a test.
 func New(t testing.TB) *Receiver {
 	t.Helper()
-	r := &Receiver{}
+	r := &Receiver{Protocol: "http/protobuf"}
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
 	r.URL = server.URL

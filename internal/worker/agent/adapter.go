@@ -16,8 +16,9 @@ type Adapter interface {
 	// Reader returns what reads the lines of one run's standard output, in their
 	// order. A line that it does not know gives no event.
 	Reader() func(line string) []Event
-	// Status translates an exit status to the table of docs/agent-protocol.md.
-	Status(code int) int
+	// Status translates an exit status, and what the agent last said of its end,
+	// to the table of docs/agent-protocol.md.
+	Status(code int, said Said) int
 }
 
 // Options of a run.
@@ -44,9 +45,10 @@ func (o Options) program(own ...string) []string {
 	return own
 }
 
-// failed is the status of an agent whose exit status says no more than that it failed.
-func failed(code int) int {
-	if code == ExitComplete {
+// spoken is the status of an agent that says how its run ended: that counts more
+// than its exit status, and one that said nothing has not completed.
+func spoken(said Said) int {
+	if said == SaidWell {
 		return ExitComplete
 	}
 	return ExitError

@@ -46,12 +46,16 @@ func TestCommandLines(t *testing.T) {
 }
 
 func TestExitStatus(t *testing.T) {
-	for kind, want := range map[string][]int{
-		work.AgentPlain: {0, 1, 2, 3, 7}, work.AgentClaudeCode: {0, 3, 3, 3, 3}, work.AgentCodex: {0, 3, 3, 3, 3},
+	for kind, want := range map[string]map[agent.Said][]int{
+		work.AgentPlain:      {agent.SaidNothing: {0, 1, 2, 3, 7}, agent.SaidWell: {0, 1, 2, 3, 7}, agent.SaidFailed: {0, 1, 2, 3, 7}},
+		work.AgentClaudeCode: {agent.SaidNothing: {3, 3, 3, 3, 3}, agent.SaidWell: {0, 0, 0, 0, 0}, agent.SaidFailed: {3, 3, 3, 3, 3}},
+		work.AgentCodex:      {agent.SaidNothing: {3, 3, 3, 3, 3}, agent.SaidWell: {0, 0, 0, 0, 0}, agent.SaidFailed: {3, 3, 3, 3, 3}},
 	} {
-		for i, code := range []int{0, 1, 2, 3, 7} {
-			if got := agent.For(kind).Status(code); got != want[i] {
-				t.Errorf("%s: status of %d is %d, want %d", kind, code, got, want[i])
+		for said, want := range want {
+			for i, code := range []int{0, 1, 2, 3, 7} {
+				if got := agent.For(kind).Status(code, said); got != want[i] {
+					t.Errorf("%s: status of %d after it said %q is %d, want %d", kind, code, said, got, want[i])
+				}
 			}
 		}
 	}
@@ -113,15 +117,18 @@ func TestTranscripts(t *testing.T) {
 	}{
 		"claude-code.jsonl": {work.AgentClaudeCode, []string{
 			"session 5b1c8a52-0001",
+			`message "I look first."`,
 			"tokens 1110/5",
 			"tool Bash git log",
 			"tokens 1110/5", // the same message has one usage
 			"tool Edit internal/x.go",
 			"tokens 2230/12",
-			"tokens 2230/12", // again the first message: subagents speak between
+			`message "I look first.\nAnd so on."`, // again the first message: subagents speak between
+			"tokens 2230/12",
 			"tokens 2230/15, last",
 			"cost 0.0425, last",
 			`message "The flag is there.\n<done/>", last`,
+			"end, last",
 		}},
 		"claude-code-limit.jsonl": {work.AgentClaudeCode, []string{
 			"session 5b1c8a52-0002",
@@ -147,8 +154,10 @@ func TestTranscripts(t *testing.T) {
 			"tool docs.search ",
 			"tool web_search flags",
 			"error failed: Reconnecting... 1/5",
+			"recovered",
 			`message "The flag is there.\n<done/>"`,
 			"tokens 2000/120 of the conversation, last",
+			"end, last",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,27 +168,56 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-func TestCodexSaysWhenItsLimitResets(t *testing.T) {
+func TestCodexLimitTranscript(t *testing.T) {
 	events := read(t, work.AgentCodex, "codex-limit.jsonl")
 	if len(events) != 3 || !strings.Contains(events[2], "error rate_limited: You've hit your usage limit") || !strings.HasSuffix(events[2], ", final") {
 		t.Fatalf("events %q", events)
 	}
-	now := time.Now()
-	for sentence, want := range map[string]time.Time{
-		"try again in 2 days 17 hours 14 minutes.": now.Add(65*time.Hour + 14*time.Minute),
-		"try again at Jan 2nd, 2030 3:04 AM.":      time.Date(2030, 1, 2, 3, 4, 0, 0, time.Local),
-		"try again at Aug 20, 2029, 7:38 PM.":      time.Date(2029, 8, 20, 19, 38, 0, 0, time.Local),
-		"try again later.":                         {},
-	} {
-		line := fmt.Sprintf(`{"type":"turn.failed","error":{"message":"You've hit your usage limit. Upgrade, or %s"}}`, sentence)
-		got := agent.For(work.AgentCodex).Reader()(line)
-		if len(got) != 1 || got[0].Code != agent.CodeRateLimited || got[0].RetryAt.IsZero() != want.IsZero() || got[0].RetryAt.Sub(want).Abs() > time.Minute {
-			t.Errorf("%s: %+v, want %s", sentence, got, want)
+}
+
+// lines returns the events of lines, described.
+func lines(kind string, text ...string) []string {
+	line := agent.For(kind).Reader()
+	var events []string
+	for _, l := range text {
+		for _, e := range line(l) {
+			events = append(events, describe(e))
 		}
 	}
-	at := agent.For(work.AgentCodex).Reader()(`{"type":"error","message":"You've hit your usage limit. Try later or try again at 3:05 PM."}`)
-	if len(at) != 1 || at[0].RetryAt.Before(now) || at[0].RetryAt.After(now.Add(25*time.Hour)) || at[0].RetryAt.In(time.Local).Format("3:04 PM") != "3:05 PM" {
-		t.Errorf("time of day: %+v", at)
+	return events
+}
+
+// TestClaudeCodesLastWord has the orders in which results, messages and errors come.
+func TestClaudeCodesLastWord(t *testing.T) {
+	const (
+		speaks   = `{"type":"assistant","message":{"id":"m1","content":[{"type":"text","text":"All done.\n<done/>"}]}}`
+		subagent = `{"type":"assistant","parent_tool_use_id":"t1","message":{"id":"m2","content":[{"type":"text","text":"I am another."}]}}`
+		calls    = `{"type":"assistant","message":{"id":"m1","content":[{"type":"tool_use","name":"Edit","input":{"path":"a"}}]}}`
+		silent   = `{"type":"result","subtype":"success","is_error":false,"result":""}`
+		said     = `{"type":"result","subtype":"success","is_error":false,"result":"Done."}`
+		failed   = `{"type":"result","subtype":"error_during_execution","is_error":true,"errors":["a task was stopped"]}`
+		retries  = `{"type":"system","subtype":"api_retry","attempt":1,"retry_delay_ms":600,"error_status":529,"error":"overloaded"}`
+	)
+	for name, c := range map[string]struct{ lines, want []string }{
+		"an empty result leaves the last message": {[]string{speaks, silent}, []string{`message "All done.\n<done/>"`, "tokens 0/0", "cost 0, last", "end, last"}},
+		"a result replaces it":                    {[]string{speaks, said}, []string{`message "All done.\n<done/>"`, "tokens 0/0", "cost 0, last", `message "Done.", last`, "end, last"}},
+		"a subagent's message is not its own":     {[]string{speaks, subagent, silent}, []string{`message "All done.\n<done/>"`, "tokens 0/0", "tokens 0/0", "cost 0, last", "end, last"}},
+		"a tool call says nothing":                {[]string{speaks, calls, silent}, []string{`message "All done.\n<done/>"`, "tokens 0/0", "tool Edit a", "tokens 0/0", "cost 0, last", "end, last"}},
+		"an error, then success":                  {[]string{failed, said}, []string{"cost 0, last", "error failed: error_during_execution: a task was stopped, final, last", "cost 0, last", `message "Done.", last`, "end, last"}},
+		"success, then an error":                  {[]string{said, failed}, []string{"cost 0, last", `message "Done.", last`, "end, last", "cost 0, last", "error failed: error_during_execution: a task was stopped, final, last"}},
+		"it recovers from a busy server":          {[]string{retries, calls}, []string{"error rate_limited: the API refused: overloaded (HTTP status 529)", "recovered", "tool Edit a", "tokens 0/0"}},
+		"a field of an unknown type": {[]string{`{"type":"result","subtype":"success","is_error":false,"result":{"a":1},"errors":"none"}`},
+			[]string{"cost 0, last", "end, last"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := lines(work.AgentClaudeCode, c.lines...)
+			for i, event := range got {
+				got[i], _, _ = strings.Cut(event, " until ") // the clock's
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+		})
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,12 +25,6 @@ const (
 
 // ErrNoCommand says that neither the item nor the server names an agent.
 var ErrNoCommand = errors.New("no agent command is configured: set it in the item's specification or the server's defaults")
-
-// passed are the variables of the worker's environment that an agent may see.
-var passed = []string{"PATH", "LANG", "LC_ALL", "TERM", "TMPDIR", "TZ"}
-
-// passedPrefixes begin the names of those that are meant for it.
-var passedPrefixes = []string{"AGENT_", "GIT_AUTHOR_", "GIT_COMMITTER_"}
 
 // gitConfig makes the agent commit as drover where it does not say otherwise.
 const gitConfig = "[user]\n\tname = drover\n\temail = drover@localhost\n"
@@ -53,6 +45,7 @@ type Run struct {
 	Stdout     io.Writer
 	Stderr     io.Writer
 	Alive      func()
+	Busy       func()               // see process.Command
 	Grace      func() time.Duration // see process.Command
 }
 
@@ -91,7 +84,7 @@ func (r Run) makeHome(ctx context.Context) error {
 
 // command is what runs as the agent does.
 func (r Run) command(args []string) process.Command {
-	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Grace: r.Grace, Starter: r.Starter}
+	return process.Command{Args: args, Dir: r.Tree, Env: r.environment(), Alive: r.Alive, Busy: r.Busy, Grace: r.Grace, Starter: r.Starter}
 }
 
 // untracked lists what is new in the tree, with size and time of change: neither
@@ -118,38 +111,4 @@ func (r Run) Fingerprint(ctx context.Context) (string, error) {
 		}
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// environment is all that the agent sees: no variable of Nomad, Consul or git's credentials.
-func (r Run) environment() []string {
-	e := r.Envelope
-	return append(Environment(r.Environ, r.Home, r.Adapter.Variables()...),
-		"DROVER_TASK_FILE="+r.TaskFile,
-		"DROVER_ITEM="+e.Item,
-		"DROVER_ATTEMPT="+strconv.Itoa(e.Attempt.Number()),
-		"DROVER_ITERATION="+strconv.Itoa(r.Iteration),
-		"DROVER_LAST_REASON="+string(e.Resume.LastReason),
-		"DROVER_SESSION="+r.Options.Conversation,
-		"DROVER_LOCK_SOCKET="+r.LockSocket,
-	)
-}
-
-// Environment is what of the worker's environment an agent, and the tests of its
-// work, may see. prefixes begin the names of what the agent may see besides.
-func Environment(environ []string, home string, prefixes ...string) []string {
-	env := []string{"HOME=" + home, "GIT_TERMINAL_PROMPT=0"}
-	prefixes = append(prefixes, passedPrefixes...)
-	meant := func(name string) bool {
-		return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-	}
-	for _, pair := range environ {
-		name, value, _ := strings.Cut(pair, "=")
-		switch {
-		case slices.Contains(passed, name), meant(name):
-			env = append(env, pair)
-		case name == "TRACEPARENT", name == "NOMAD_META_traceparent":
-			env = append(env, "TRACEPARENT="+value)
-		}
-	}
-	return env
 }

@@ -1,9 +1,9 @@
 package agent
 
 import (
-	"encoding/json"
 	"fmt"
-	"regexp"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,11 +36,12 @@ func (claudeCode) Variables() []string { return []string{"ANTHROPIC_", "CLAUDE_C
 
 func (claudeCode) State() []string { return []string{".claude/projects"} }
 
-// Status: it exits with 1 whatever failed.
-func (claudeCode) Status(code int) int { return failed(code) }
+// Status: its last result counts. It exits with 1 whatever failed, and has been
+// seen to do so after it had succeeded.
+func (claudeCode) Status(_ int, said Said) int { return spoken(said) }
 
 func (claudeCode) Reader() func(string) []Event {
-	return (&claudeReader{counted: map[string]work.Tokens{}}).line
+	return (&claudeReader{now: time.Now, counted: map[string]work.Tokens{}}).line
 }
 
 // claudeLine has of every message what is read here.
@@ -54,9 +55,14 @@ type claudeLine struct {
 		Content []claudeBlock `json:"content"`
 		Usage   claudeUsage   `json:"usage"`
 	} `json:"message"`
-	Error string `json:"error"` // assistant: rate_limit and others
+	ParentTool  string `json:"parent_tool_use_id"` // assistant: of the subagent that speaks
+	Error       string `json:"error"`              // assistant, and system of the subtype api_retry: see claudeWaits
+	ErrorStatus int    `json:"error_status"`       // system of the subtype api_retry: HTTP status
+	RetryDelay  int64  `json:"retry_delay_ms"`     // as above
 
 	IsError      bool        `json:"is_error"` // result
+	APIStatus    int         `json:"api_error_status"`
+	NumTurns     int         `json:"num_turns"`
 	Result       string      `json:"result"`
 	Errors       []string    `json:"errors"`
 	TotalCostUSD float64     `json:"total_cost_usd"` // of this run
@@ -70,6 +76,7 @@ type claudeLine struct {
 
 type claudeBlock struct {
 	Type  string         `json:"type"`
+	Text  string         `json:"text"`
 	Name  string         `json:"name"`
 	Input map[string]any `json:"input"`
 }
@@ -87,16 +94,30 @@ func (u claudeUsage) tokens() work.Tokens {
 
 // claudeReader reads the lines of one run.
 type claudeReader struct {
+	now     func() time.Time
 	session string
 	used    work.Tokens
 	counted map[string]work.Tokens // of each message by its id: every line of it repeats them
+	spoke   string                 // id of the message that spoke last: each of its blocks has a line
+	words   string                 // of that message so far
 	limited bool
 	resets  time.Time
+	retries bool // it said that it tries again, and nothing since
+}
+
+// claudeWaits reports whether an error of the API passes with time: the names are
+// those of the SDK's assistant messages, the status is HTTP's.
+func claudeWaits(name string, status int) bool {
+	const overloaded = 529
+	return name == "rate_limit" || name == "overloaded" || status == http.StatusTooManyRequests || status == overloaded
 }
 
 func (r *claudeReader) line(text string) []Event {
 	var l claudeLine
-	if !strings.HasPrefix(text, "{") || json.Unmarshal([]byte(text), &l) != nil {
+	if !strings.HasPrefix(text, "{") {
+		return r.plain(text)
+	}
+	if !decode(text, &l) {
 		return nil
 	}
 	var events []Event
@@ -107,9 +128,15 @@ func (r *claudeReader) line(text string) []Event {
 	switch l.Type {
 	case "assistant":
 		return append(events, r.assistant(l)...)
+	case "system":
+		if l.Subtype == "api_retry" && claudeWaits(l.Error, l.ErrorStatus) {
+			r.retries = true
+			return append(events, Event{Type: EventError, Code: CodeRateLimited, Message: fmt.Sprintf("the API refused: %s (HTTP status %d)", l.Error, l.ErrorStatus),
+				RetryAt: r.now().Add(time.Duration(l.RetryDelay) * time.Millisecond).UTC()})
+		}
 	case "rate_limit_event":
 		if l.RateLimitInfo.Status == "rejected" {
-			r.limited, r.resets = true, time.Unix(l.RateLimitInfo.ResetsAt, 0).UTC()
+			r.limited, r.resets = true, resetOf(l.RateLimitInfo.ResetsAt)
 		}
 	case "result":
 		return append(events, r.result(l)...)
@@ -117,23 +144,55 @@ func (r *claudeReader) line(text string) []Event {
 	return events
 }
 
+// plain reads what is no message: it says so of a limit that it meets before it
+// has begun to write messages.
+func (r *claudeReader) plain(text string) []Event {
+	if !claudeLimit(text) {
+		return nil
+	}
+	return []Event{{Type: EventError, Code: CodeRateLimited, Message: text, RetryAt: reset(text, r.now())}}
+}
+
 func (r *claudeReader) assistant(l claudeLine) []Event {
-	r.limited = l.Error == "rate_limit" || r.limited && l.Error != ""
+	if r.limited = claudeWaits(l.Error, 0) || r.limited && l.Error != ""; !r.limited {
+		r.resets = time.Time{}
+	}
 	var events []Event
+	if l.Error == "" && r.retries {
+		r.retries = false
+		events = append(events, Event{Type: EventRecovered})
+	}
+	var words []string
 	for _, block := range l.Message.Content {
-		if block.Type == "tool_use" && block.Name != "" {
+		switch {
+		case block.Type == "tool_use" && block.Name != "":
 			events = append(events, Event{Type: EventTool, Name: block.Name, Detail: toolDetail(block.Input)})
+		case block.Type == "text" && block.Text != "":
+			words = append(words, block.Text)
 		}
 	}
 	before, now := r.counted[l.Message.ID], l.Message.Usage.tokens()
 	now = work.Tokens{In: max(before.In, now.In), Out: max(before.Out, now.Out)}
 	r.counted[l.Message.ID] = now
 	r.used = work.Tokens{In: r.used.In + now.In - before.In, Out: r.used.Out + now.Out - before.Out}
+	if len(words) > 0 && l.ParentTool == "" && l.Error == "" {
+		events = append(events, r.says(l.Message.ID, strings.Join(words, "\n")))
+	}
 	return append(events, Event{Type: EventTokens, Tokens: r.used})
 }
 
-// legacyLimit is how versions before the rate_limit_event named the reset.
-var legacyLimit = regexp.MustCompile(`usage limit reached\|(\d+)`)
+// maxJoined bounds the words of a message to which those of its next block are
+// added: only its last lines matter.
+const maxJoined = 1 << 20
+
+// says puts the words of one message together.
+func (r *claudeReader) says(id, words string) Event {
+	if id != "" && id == r.spoke && len(r.words) < maxJoined {
+		words = r.words + "\n" + words
+	}
+	r.spoke, r.words = id, words
+	return Event{Type: EventMessage, Message: words}
+}
 
 func (r *claudeReader) result(l claudeLine) []Event {
 	var events []Event
@@ -142,23 +201,37 @@ func (r *claudeReader) result(l claudeLine) []Event {
 	}
 	events = append(events, Event{Type: EventCost, USD: l.TotalCostUSD, Last: true})
 	if !l.IsError && l.Subtype == "success" {
-		return append(events, Event{Type: EventMessage, Message: l.Result, Last: true})
+		if l.Result != "" {
+			events = append(events, Event{Type: EventMessage, Message: l.Result, Last: true})
+		}
+		return append(events, Event{Type: EventEnd, Last: true})
 	}
+	return append(events, r.failure(l))
+}
+
+// failure is what a result says that is no success.
+func (r *claudeReader) failure(l claudeLine) Event {
 	failure := Event{Type: EventError, Code: CodeFailed, Final: true, Message: l.Result, Last: true}
 	if failure.Message == "" {
 		failure.Message = strings.Join(append([]string{l.Subtype}, l.Errors...), ": ")
 	}
-	if match := legacyLimit.FindStringSubmatch(l.Result); match != nil {
-		seconds, _ := strconv.ParseInt(match[1], 10, 64) // digits; too many of them: no reset named
-		r.limited, r.resets = true, time.Unix(seconds, 0).UTC()
+	said := slices.ContainsFunc(append(l.Errors, l.Result), claudeLimit)
+	stated := r.resets
+	if stated.IsZero() && (said || r.limited || claudeWaits("", l.APIStatus)) {
+		stated = reset(failure.Message, r.now())
 	}
 	switch {
 	case l.Subtype == "error_max_budget_usd":
 		failure.Code = CodeBudget
-	case r.limited:
-		failure.Code, failure.RetryAt = CodeRateLimited, r.resets
+	case l.Subtype == "error_max_turns":
+		failure.Code = CodeMaxTurns
+		failure.Message = fmt.Sprintf("it stopped at its limit of turns, after %d", l.NumTurns)
+	case stated.IsZero() && !r.limited && !claudeWaits("", l.APIStatus) && hopeless.MatchString(failure.Message):
+		failure.Code = CodeQuota
+	case r.limited, said, claudeWaits("", l.APIStatus):
+		failure.Code, failure.RetryAt = CodeRateLimited, stated
 	}
-	return append(events, failure)
+	return failure
 }
 
 // toolDetail is what a tool works on, as far as people care.

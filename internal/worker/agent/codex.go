@@ -1,9 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,7 +9,7 @@ import (
 
 // codex is Codex in its non-interactive mode. Command line and lines are those
 // of docs/exec.md in openai/codex, with the event and item types of its pull
-// request 4525. It states no cost.
+// request 4525; limit.go has its sentences on limits. It states no cost.
 type codex struct{}
 
 // Command lets it write the whole tree, .git too: the container is the boundary.
@@ -28,8 +25,9 @@ func (codex) Variables() []string { return []string{"OPENAI_", "CODEX_"} }
 
 func (codex) State() []string { return []string{".codex/sessions"} }
 
-// Status: it exits with 1 whatever failed.
-func (codex) Status(code int) int { return failed(code) }
+// Status: the end of its last turn counts. It exits with 1 whatever failed, or
+// with 0.
+func (codex) Status(_ int, said Said) int { return spoken(said) }
 
 func (codex) Reader() func(string) []Event { return (&codexReader{now: time.Now}).line }
 
@@ -41,10 +39,16 @@ type codexLine struct {
 		Input  int64 `json:"input_tokens"` // cached ones are among them
 		Output int64 `json:"output_tokens"`
 	} `json:"usage"`
-	Message string `json:"message"` // error
-	Error   struct {
-		Message string `json:"message"`
-	} `json:"error"` // turn.failed
+	codexError            // error
+	Error      codexError `json:"error"` // turn.failed
+}
+
+// codexError is an error as Codex states it; what the API adds to it is known
+// from its usage_limit_reached.
+type codexError struct {
+	Message         string `json:"message"`
+	ResetsAt        int64  `json:"resets_at"` // seconds since 1970
+	ResetsInSeconds int64  `json:"resets_in_seconds"`
 }
 
 type codexItem struct {
@@ -63,31 +67,41 @@ type codexItem struct {
 
 // codexReader reads the lines of one run.
 type codexReader struct {
-	now  func() time.Time
-	seen string // id of the last tool call: it has several lines
+	now   func() time.Time
+	seen  string // id of the last tool call: it has several lines
+	erred bool   // and nothing was heard since
 }
 
 func (r *codexReader) line(text string) []Event {
 	var l codexLine
-	if !strings.HasPrefix(text, "{") || json.Unmarshal([]byte(text), &l) != nil {
+	if !strings.HasPrefix(text, "{") || !decode(text, &l) {
 		return nil
 	}
+	var events []Event
 	switch l.Type {
+	case "error": // also of a lost connection that is tried again
+		r.erred = true
+		return []Event{r.failure(l.codexError, false)}
+	case "turn.failed":
+		return []Event{r.failure(l.Error, true)}
 	case "thread.started":
 		if l.ThreadID != "" {
 			return []Event{{Type: EventSession, ID: l.ThreadID}}
 		}
 	case "item.started", "item.completed":
-		return r.item(l)
+		events = r.item(l)
 	case "turn.completed":
 		// the thread's total, also where the run has resumed it
-		return []Event{{Type: EventTokens, Tokens: work.Tokens{In: l.Usage.Input, Out: l.Usage.Output}, Conversation: true, Last: true}}
-	case "turn.failed":
-		return []Event{r.failure(l.Error.Message, true)}
-	case "error": // also of a lost connection that is tried again
-		return []Event{r.failure(l.Message, false)}
+		events = []Event{
+			{Type: EventTokens, Tokens: work.Tokens{In: l.Usage.Input, Out: l.Usage.Output}, Conversation: true, Last: true},
+			{Type: EventEnd, Last: true},
+		}
 	}
-	return nil
+	if r.erred && len(events) > 0 {
+		r.erred = false
+		return append([]Event{{Type: EventRecovered}}, events...)
+	}
+	return events
 }
 
 func (r *codexReader) item(l codexLine) []Event {
@@ -98,6 +112,9 @@ func (r *codexReader) item(l codexLine) []Event {
 	tool := Event{Type: EventTool}
 	switch i.Type {
 	case "agent_message", "assistant_message":
+		if i.Text == "" {
+			return nil
+		}
 		return []Event{{Type: EventMessage, Message: i.Text}}
 	case "command_execution":
 		tool.Name, tool.Detail = "shell", i.Command
@@ -121,55 +138,27 @@ func (r *codexReader) item(l codexLine) []Event {
 	return []Event{tool}
 }
 
-func (r *codexReader) failure(message string, final bool) Event {
-	e := Event{Type: EventError, Code: CodeFailed, Final: final, Message: message}
-	lower := strings.ToLower(message)
-	if strings.Contains(lower, "usage limit") || strings.Contains(lower, "429 too many requests") || strings.Contains(lower, "rate limit") {
-		e.Code, e.RetryAt = CodeRateLimited, r.reset(message)
+func (r *codexReader) failure(said codexError, final bool) Event {
+	e := Event{Type: EventError, Code: CodeFailed, Final: final, Message: said.Message}
+	switch {
+	case codexBudget.MatchString(e.Message):
+		e.Code = CodeBudget
+	case hopeless.MatchString(e.Message):
+		e.Code = CodeQuota
+	case codexLimits.MatchString(e.Message) || said.ResetsAt > 0 || said.ResetsInSeconds > 0:
+		e.Code, e.RetryAt = CodeRateLimited, r.reset(said)
 	}
 	return e
 }
 
-var (
-	limitWait  = regexp.MustCompile(`try again in ([0-9a-z ]+)`)
-	limitPart  = regexp.MustCompile(`(\d+) (day|hour|minute|second)`)
-	limitTime  = regexp.MustCompile(`try again at ([^.]+)`)
-	limitUnits = map[string]time.Duration{"day": 24 * time.Hour, "hour": time.Hour, "minute": time.Minute, "second": time.Second}
-	ordinal    = regexp.MustCompile(`(\d)(?:st|nd|rd|th)\b`)
-)
-
-// reset reads when a limit resets from its message, which has had two forms over
-// time: "try again in 2 days 17 hours 14 minutes", and "try again at" a time in
-// the machine's zone, with the day where it is not today. Zero if it has neither.
-func (r *codexReader) reset(message string) time.Time {
-	now := r.now()
-	if match := limitWait.FindStringSubmatch(message); match != nil {
-		var wait time.Duration
-		for _, part := range limitPart.FindAllStringSubmatch(match[1], -1) {
-			n, _ := strconv.Atoi(part[1]) // digits
-			wait += time.Duration(n) * limitUnits[part[2]]
-		}
-		if wait > 0 {
-			return now.Add(wait).UTC().Truncate(time.Second)
-		}
+// reset is when a limit resets, zero where Codex does not say.
+func (r *codexReader) reset(said codexError) time.Time {
+	if at := resetOf(said.ResetsAt); !at.IsZero() {
+		return at
 	}
-	match := limitTime.FindStringSubmatch(message)
-	if match == nil {
-		return time.Time{}
+	if said.ResetsInSeconds > 0 {
+		seconds := min(said.ResetsInSeconds, int64(maxWait/time.Second))
+		return r.now().Add(time.Duration(seconds) * time.Second).UTC().Truncate(time.Second)
 	}
-	text := ordinal.ReplaceAllString(strings.TrimSpace(match[1]), "$1")
-	for _, layout := range []string{"Jan 2, 2006 3:04 PM", "Jan 2, 2006, 3:04 PM"} {
-		if at, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
-			return at.UTC()
-		}
-	}
-	clock, err := time.Parse("3:04 PM", text)
-	if err != nil {
-		return time.Time{}
-	}
-	at := time.Date(now.Year(), now.Month(), now.Day(), clock.Hour(), clock.Minute(), 0, 0, now.Location())
-	if at.Before(now) {
-		at = at.AddDate(0, 0, 1)
-	}
-	return at.UTC()
+	return reset(said.Message, r.now())
 }

@@ -26,7 +26,8 @@ func FuzzReaders(f *testing.F) {
 		f.Add(string(text))
 	}
 	f.Add(`{"type":"tokens","in":1,"out":2}` + "\n" + `{"type":"error","code":"rate_limited","retry_at":"2030-01-02T03:04:05Z"}` + "\n" + `{"type":"cost","usd":0.5}`)
-	known := []string{agent.EventTool, agent.EventIteration, agent.EventTokens, agent.EventCost, agent.EventSession, agent.EventMessage, agent.EventDone, agent.EventError}
+	known := []string{agent.EventTool, agent.EventIteration, agent.EventTokens, agent.EventCost, agent.EventSession, agent.EventMessage, agent.EventDone, agent.EventNoChange,
+		agent.EventError, agent.EventRecovered, agent.EventEnd}
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, kind := range work.Agents() {
 			read := agent.For(kind).Reader()

@@ -18,4 +18,5 @@ func (plain) Reader() func(string) []Event {
 	}
 }
 
-func (plain) Status(code int) int { return code }
+// Status: its exit status is its word.
+func (plain) Status(code int, _ Said) int { return code }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -17,15 +18,22 @@ const (
 	EventTokens    = "tokens"
 	EventCost      = "cost"
 	EventSession   = "session"
-	EventMessage   = "message" // from adapters alone
 	EventDone      = "done"
+	EventNoChange  = "no_change"
 	EventError     = "error"
+
+	// From adapters alone.
+	EventMessage   = "message"
+	EventRecovered = "recovered" // the errors so far are over
+	EventEnd       = "end"       // the run has come to its end, and well
 )
 
 // The codes of error events that are more than text.
 const (
 	CodeRateLimited = "rate_limited"    // wait
+	CodeQuota       = "quota_exceeded"  // an account has nothing left, and waiting changes nothing
 	CodeBudget      = "budget_exceeded" // the agent kept to a budget by itself
+	CodeMaxTurns    = "max_turns"       // it stopped at a limit of its own, and could go on
 	CodeFailed      = "failed"          // an adapter knows no better
 )
 
@@ -48,10 +56,10 @@ type Event struct {
 	ID string `json:"id"` // session: of the agent's conversation
 
 	Code    string    `json:"code"`     // error
-	Message string    `json:"message"`  // error; message: the latest that the agent said
+	Message string    `json:"message"`  // error; no_change: why; message: the latest that the agent said
 	RetryAt time.Time `json:"retry_at"` // error: when a limit resets
 
-	// Final: the run has failed, whatever its exit status.
+	// Final: the run has failed, whatever its exit status, unless it says otherwise later.
 	Final bool `json:"-"`
 
 	// Last: the run ends with this event anyway, so there is nothing to stop.
@@ -79,10 +87,29 @@ func Parse(line string) (Event, bool) {
 		return e, e.USD >= 0
 	case EventSession:
 		return e, e.ID != ""
-	case EventDone:
+	case EventDone, EventNoChange:
 		return e, true
 	case EventError:
 		return e, e.Code != ""
 	}
 	return Event{}, false
 }
+
+// decode reads the fields that v knows of a line, and reports whether the line is
+// JSON. A field of another type than the known one is left out: a new version of
+// an agent takes no more from a line than that.
+func decode(line string, v any) bool {
+	err := json.Unmarshal([]byte(line), v)
+	var mismatch *json.UnmarshalTypeError
+	return err == nil || errors.As(err, &mismatch)
+}
+
+// Said is what an agent last said about the end of its run.
+type Said string
+
+// What an agent can say of its end.
+const (
+	SaidNothing Said = ""
+	SaidWell    Said = "well"
+	SaidFailed  Said = "failed"
+)

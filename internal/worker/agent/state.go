@@ -54,6 +54,26 @@ func (r Run) PackState(ctx context.Context, redact func(string) string) ([]byte,
 	return repack(&archive.Buffer, redact)
 }
 
+// maxNamesBytes bounds the names of a home's files that are read.
+const maxNamesBytes = 1 << 20
+
+// StateFiles returns the names of the files in which the agent keeps its
+// conversations. They are read as the agent.
+func (r Run) StateFiles(ctx context.Context) ([]string, error) {
+	dirs := r.Adapter.State()
+	if len(dirs) == 0 {
+		return nil, nil
+	}
+	const script = `cd "$HOME" && find "$@" -type f 2>/dev/null; :` // not every directory is there
+	names := &capped{max: maxNamesBytes}
+	command := r.command(slices.Concat([]string{"sh", "-c", script, "sh"}, dirs))
+	command.Dir, command.Stdout = "/", names
+	if _, err := process.Run(ctx, command); err != nil {
+		return nil, fmt.Errorf("list the agent's state: %w", err)
+	}
+	return strings.Split(names.String(), "\n"), nil
+}
+
 // repack copies an archive's plain files: the archive is the agent's word.
 func repack(archive io.Reader, redact func(string) string) ([]byte, error) {
 	packed := &capped{max: maxPackedBytes}

@@ -43,11 +43,15 @@ func front(t *testing.T, repo string, answer func(*http.Request) http.HandlerFun
 
 func openAt(t *testing.T, repoURL string) (*gitrepo.Repo, error) {
 	t.Helper()
+	return openWith(t, repoURL, gitrepo.Options{})
+}
+
+func openWith(t *testing.T, repoURL string, opts gitrepo.Options) (*gitrepo.Repo, error) {
+	t.Helper()
 	dir := t.TempDir()
-	return gitrepo.Open(t.Context(), gitrepo.Options{
-		URL: repoURL, Branch: "drover/x", Dir: filepath.Join(dir, "own"), Tree: filepath.Join(dir, "tree"),
-		Username: "u", Token: secret, Environ: os.Environ(), Redact: func(s string) string { return s }, Alive: func() {},
-	})
+	opts.URL, opts.Branch, opts.Dir, opts.Tree, opts.Username, opts.Token = repoURL, branch, filepath.Join(dir, "own"), filepath.Join(dir, "tree"), "u", secret
+	opts.Environ, opts.Redact, opts.Alive = os.Environ(), func(s string) string { return s }, func() {}
+	return gitrepo.Open(t.Context(), opts)
 }
 
 func TestCredentialsThatMayOnlyReadAreRefusedBeforeTheWork(t *testing.T) {
@@ -61,7 +65,7 @@ func TestCredentialsThatMayOnlyReadAreRefusedBeforeTheWork(t *testing.T) {
 		}
 	})
 	_, err := openAt(t, repoURL)
-	if !errors.Is(err, gitrepo.ErrAuth) || !strings.Contains(err.Error(), "may the worker push") || !strings.Contains(err.Error(), "DROVER_GIT_TOKEN") {
+	if !errors.Is(err, gitrepo.ErrAuth) || !strings.Contains(err.Error(), "check push access") || !strings.Contains(err.Error(), "DROVER_GIT_TOKEN") {
 		t.Errorf("opened with %v", err)
 	}
 }

@@ -22,14 +22,26 @@ var (
 	ErrAuth = errors.New("access refused")
 	// ErrMoved says that the remote branch has commits that the pushed ones do not descend from.
 	ErrMoved = errors.New("push rejected, the remote branch has other commits")
+	// ErrRefused says that the server takes neither these commits nor any on this branch; pushing them again is of no use.
+	ErrRefused = errors.New("push refused")
+	// ErrDeclined says that a hook of the server refused the push for a cause of its own, which may pass.
+	ErrDeclined = errors.New("push declined")
+	// ErrTree says that the agent has made its tree something that git can't work with.
+	ErrTree = errors.New("the agent's tree is no repository")
+	// ErrBranch says, with ErrRefused, that the server refuses the branch, whatever is pushed to it.
+	ErrBranch = errors.New("branch refused")
+	// ErrEmbedded says that a commit has a repository inside the tree, as a bare link to a commit that nobody can fetch.
+	ErrEmbedded = errors.New("a repository inside the tree was committed as a link")
 	// ErrUnsupported says that the repository needs more than git.
 	ErrUnsupported = errors.New("not supported")
+	// ErrUnfit says that the item can't be worked on in the repository as it is.
+	ErrUnfit = errors.New("a person must change the item or the repository")
 )
 
 // defaultUsername is what forges take beside a token.
 const defaultUsername = "x-access-token"
 
-const maxStderrBytes = 8 << 10
+const maxStderrBytes = 32 << 10
 
 // stopGrace is how long git may take to stop: it has nothing to finish, and what
 // it leaves is removed.
@@ -77,21 +89,6 @@ func (r *Repo) run(ctx context.Context, env []string, args ...string) (string, e
 	var stdout strings.Builder
 	err := r.exec(ctx, process.Command{Args: args, Dir: r.opts.Dir, Env: env}, &stdout)
 	return stdout.String(), err
-}
-
-// passedToAgents are the variables that git may see on the agent's clone.
-var passedToAgents = []string{"PATH", "LANG", "TMPDIR"}
-
-// asAgent runs git on the agent's clone as the agent, whose configuration it
-// heeds: with nothing of the worker's. global is the configuration besides.
-func (r *Repo) asAgent(ctx context.Context, global string, stdout io.Writer, args ...string) error {
-	env := []string{"HOME=/", "GIT_CONFIG_GLOBAL=" + global, "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C"}
-	for _, pair := range r.opts.Environ {
-		if name, _, _ := strings.Cut(pair, "="); slices.Contains(passedToAgents, name) {
-			env = append(env, pair)
-		}
-	}
-	return r.exec(ctx, process.Command{Args: args, Dir: "/", Env: env, Starter: r.opts.Agent}, stdout)
 }
 
 // exec runs git with the arguments of a command.
@@ -166,6 +163,9 @@ var (
 func (r *Repo) explain(what string, exit process.Exit, stderr string) error {
 	text := r.opts.Redact(lastLines(stderr))
 	contains := func(s string) bool { return strings.Contains(stderr, s) }
+	if refusal := r.refusal(what, stderr); refusal != nil {
+		return refusal
+	}
 	switch {
 	case slices.ContainsFunc(refusals, contains), strings.Contains(stderr, "repository '") && contains("' not found"):
 		return fmt.Errorf("%s: %w: %s; %s", what, ErrAuth, text, r.remedy())
@@ -203,6 +203,7 @@ func (r *Repo) environ() []string {
 		"HOME=" + filepath.Join(r.opts.Dir, "home"), "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C",
 		"GIT_SSH_COMMAND=ssh -o BatchMode=yes",
 	}
+	env = append(env, r.identity()...)
 	for _, pair := range r.opts.Environ {
 		if name, _, _ := strings.Cut(pair, "="); slices.Contains(passed, name) {
 			env = append(env, pair)

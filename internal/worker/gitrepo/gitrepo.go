@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,13 +55,16 @@ type Repo struct {
 	own   string // commit of the agent's that was pushed last; start at first
 	as    string // what own is on the remote branch: another commit once it was rebased
 
+	apart bool     // base and branch share no commit
+	notes []string // see Notes
+
 	unsettled bool   // see Settled
 	tried     string // commit of the last push
 }
 
 // Open checks the access to the remote, clones it, and puts the agent's tree on
 // the branch: at its remote state if it is there, and else at the base.
-// It returns ErrAuth, also when the credentials may read but not push, and ErrUnsupported.
+// It returns ErrAuth, also when the credentials may read but not push, ErrUnsupported and ErrUnfit.
 func Open(ctx context.Context, opts Options) (*Repo, error) {
 	r := &Repo{opts: opts}
 	if err := r.prepare(); err != nil {
@@ -86,27 +90,32 @@ func Open(ctx context.Context, opts Options) (*Repo, error) {
 	if err := r.deepen(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.meet(ctx); err != nil {
+		return nil, err
+	}
 	if opts.Tree == "" {
 		return r, nil
-	}
-	if err := r.supported(ctx); err != nil {
-		return nil, err
 	}
 	if opts.Partial {
 		if err := r.complete(ctx); err != nil {
 			return nil, err
 		}
 	}
+	if err := r.supported(ctx); err != nil {
+		return nil, err
+	}
 	target := r.start + ":refs/heads/" + r.opts.Branch
 	if _, err := r.remote(ctx, "push", "--dry-run", "--porcelain", r.opts.URL, target); err != nil {
-		return nil, fmt.Errorf("may the worker push: %w", err)
+		return nil, fmt.Errorf("check push access: %w", err)
 	}
 	return r, r.makeTree(ctx)
 }
 
 // look reads which branch is the base and where the remote branch is.
+// It returns ErrUnfit where no push to the item's branch could succeed, or there is no base.
 func (r *Repo) look(ctx context.Context) error {
-	refs := []string{"ls-remote", "--symref", r.opts.URL, "HEAD", "refs/heads/" + r.opts.Branch}
+	const heads = "refs/heads/"
+	refs := []string{"ls-remote", "--symref", r.opts.URL, "HEAD", heads + "*"}
 	if r.opts.StateRef != "" {
 		refs = append(refs, r.opts.StateRef)
 	}
@@ -115,21 +124,63 @@ func (r *Repo) look(ctx context.Context) error {
 		return err
 	}
 	r.base = r.opts.Base
+	head, branches := "", map[string]bool{}
 	for line := range strings.Lines(out) {
 		value, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		switch branch, symbolic := strings.CutPrefix(value, "ref: refs/heads/"); {
-		case symbolic && r.base == "":
-			r.base = branch
-		case name == "refs/heads/"+r.opts.Branch:
-			r.seen = value
+		target, symbolic := strings.CutPrefix(value, "ref: "+heads)
+		branch, isBranch := strings.CutPrefix(name, heads)
+		switch {
+		case name == "HEAD" && symbolic:
+			r.base = or(r.base, target)
+		case name == "HEAD":
+			head = value
 		case name == r.opts.StateRef:
 			r.state = value
+		case isBranch:
+			branches[branch] = true
+			if branch == r.opts.Branch {
+				r.seen = value
+			}
 		}
 	}
-	if r.base == "" {
-		return fmt.Errorf("repository %s has no commit to start from", r.opts.URL)
+	for branch := range branches {
+		if strings.HasPrefix(r.opts.Branch, branch+"/") || strings.HasPrefix(branch, r.opts.Branch+"/") {
+			return fmt.Errorf("%w: %s has a branch %s, beside which git can have no branch %s: rename or delete it", ErrUnfit, r.opts.URL, branch, r.opts.Branch)
+		}
 	}
-	return nil
+	return r.checkBase(head, branches)
+}
+
+// checkBase returns ErrUnfit where there is no base to start from. head is the commit of the remote's HEAD.
+func (r *Repo) checkBase(head string, branches map[string]bool) error {
+	switch {
+	case branches[r.base] && r.base != "":
+		return nil
+	case len(branches) == 0:
+		return fmt.Errorf("%w: the repository %s is empty: it has no commit to start from", ErrUnfit, r.opts.URL)
+	case r.base != "":
+		return fmt.Errorf("%w: base branch %s is not in %s, which has %s", ErrUnfit, r.base, r.opts.URL, someOf(branches))
+	case head != "":
+		return fmt.Errorf("%w: HEAD of %s is detached, at %.12s: name the item's base, one of %s", ErrUnfit, r.opts.URL, head, someOf(branches))
+	}
+	return fmt.Errorf("%w: HEAD of %s names a branch that is not there: name the item's base, one of %s", ErrUnfit, r.opts.URL, someOf(branches))
+}
+
+// someOf names branches, the first few of them.
+func someOf(branches map[string]bool) string {
+	const named = 5
+	names := slices.Sorted(maps.Keys(branches))
+	if more := len(names) - named; more > 0 {
+		names = append(names[:named], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
+}
+
+func or(value, other string) string {
+	if value != "" {
+		return value
+	}
+	return other
 }
 
 // fetch fetches every branch and tag, or some of the history of the two branches
@@ -178,7 +229,7 @@ func (r *Repo) deepen(ctx context.Context) error {
 func (r *Repo) findStart(ctx context.Context) error {
 	from, err := r.commit(ctx, "refs/heads/"+r.base)
 	if err != nil {
-		return fmt.Errorf("base branch %s is not in %s: %w", r.base, r.opts.URL, err)
+		return fmt.Errorf("read base branch %s of %s: %w", r.base, r.opts.URL, err)
 	}
 	r.from, r.start = from, from
 	if r.seen != "" {
@@ -186,6 +237,22 @@ func (r *Repo) findStart(ctx context.Context) error {
 	}
 	r.own, r.as = r.start, r.start
 	return err
+}
+
+// meet finds out whether base and branch share a commit: the base's history may have
+// been replaced since the branch began.
+func (r *Repo) meet(ctx context.Context) error {
+	if r.start == r.from {
+		return nil
+	}
+	_, err := r.git(ctx, "merge-base", r.from, r.start)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if r.apart = err != nil; r.apart {
+		r.notes = append(r.notes, fmt.Sprintf("The history of %s was replaced: it shares no commit with the branch %s, which is checked out.", r.base, r.opts.Branch))
+	}
+	return nil
 }
 
 // makeTree clones the worker's repository for the agent. Nothing of the agent
@@ -219,6 +286,12 @@ func (r *Repo) makeTree(ctx context.Context) (err error) {
 
 // Base returns the branch the work starts from.
 func (r *Repo) Base() string { return r.base }
+
+// Notes are sentences that the agent is to know about the state of its tree.
+func (r *Repo) Notes() []string { return r.notes }
+
+// Start returns the commit that the agent's tree began at.
+func (r *Repo) Start() string { return r.start }
 
 // Pushed returns the commit the remote branch was last seen at, empty if it is not there.
 func (r *Repo) Pushed() string { return r.seen }
@@ -266,7 +339,8 @@ func readRef(root *os.Root, name string) string {
 
 // Tip fetches the agent's commits and returns the newest of the item: the HEAD
 // of the tree where it descends from the branch (an agent may have made a branch
-// of its own), and else the branch.
+// of its own), and else the branch. Where neither has what was pushed it returns
+// ErrMoved: what that comes to is for Harvest to tell, at the agent's end.
 func (r *Repo) Tip(ctx context.Context) (string, error) {
 	branch := "refs/heads/" + r.opts.Branch
 	var listed strings.Builder
@@ -277,7 +351,7 @@ func (r *Repo) Tip(ctx context.Context) (string, error) {
 	var fresh []string
 	for line := range strings.Lines(listed.String()) {
 		sha, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		if name != "HEAD" && name != branch { // git matches refs/remotes/origin/HEAD, too
+		if name != "HEAD" && name != branch || name == "HEAD" && r.rebasing() { // git matches refs/remotes/origin/HEAD, too
 			continue
 		}
 		found[name] = sha
@@ -286,21 +360,36 @@ func (r *Repo) Tip(ctx context.Context) (string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return r.start, nil
+		return r.own, nil
 	}
 	if err := r.take(ctx, fresh); err != nil {
 		return "", err
 	}
-	tip := r.start
+	tip, kept := r.own, false
 	for _, sha := range []string{found[branch], found["HEAD"]} {
-		if sha != "" && sha != tip && r.descends(ctx, sha, tip) {
-			tip = sha
+		switch {
+		case sha == "":
+		case sha == tip:
+			kept = true
+		case r.descends(ctx, sha, tip):
+			tip, kept = sha, true
 		}
 	}
-	if tip == r.start && found[branch] != "" {
-		tip = found[branch] // rewritten: the push will tell
+	if !kept && r.own != r.start {
+		return "", fmt.Errorf("%w: the agent's branch has no longer what was pushed; what it has is delivered when the agent ends", ErrMoved)
 	}
 	return tip, nil
+}
+
+// rebasing reports whether the agent's git is in the middle of a rebase: HEAD is at
+// none of its results then.
+func (r *Repo) rebasing() bool {
+	for _, name := range []string{"rebase-merge", "rebase-apply"} {
+		if _, err := os.Lstat(filepath.Join(r.opts.Tree, ".git", name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // take fetches refs of the agent's clone: by a bundle, because neither user's
@@ -315,7 +404,7 @@ func (r *Repo) take(ctx context.Context, names []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, bundle.Close(), os.Remove(path)) }()
-	known := []string{"--not", r.start, r.own}
+	known := []string{"--ignore-missing", "--not", r.start, r.own}
 	if err := r.asAgent(ctx, os.DevNull, bundle, slices.Concat([]string{"-C", r.opts.Tree, "bundle", "create", "--quiet", "-"}, names, known)...); err != nil {
 		if strings.Contains(err.Error(), "empty bundle") {
 			return nil // nothing that is not here: the agent has gone back
@@ -336,7 +425,8 @@ func (r *Repo) descends(ctx context.Context, sha, ancestor string) bool {
 // Push pushes the agent's commits and returns the newest, as it is on the remote
 // branch. Without any commit nothing is pushed. It never forces: where somebody
 // else has moved the remote branch, the commits are rebased for it. Where that
-// makes a conflict, or the agent has rewritten what was pushed, it returns ErrMoved.
+// makes a conflict, or the agent has rewritten what was pushed, it returns ErrMoved,
+// and ErrEmbedded where a commit has what only Deliver can mend.
 func (r *Repo) Push(ctx context.Context) (string, error) {
 	tip, err := r.Tip(ctx)
 	if err != nil {
@@ -345,8 +435,41 @@ func (r *Repo) Push(ctx context.Context) (string, error) {
 	if tip == r.own {
 		return r.as, nil
 	}
-	return r.pushRebased(ctx, tip)
+	if err := r.plain(ctx, tip); err != nil {
+		return "", err
+	}
+	return r.pushRebased(ctx, tip, tip, r.own)
 }
+
+// plain returns ErrEmbedded where the commits up to tip add a repository that nobody can fetch.
+func (r *Repo) plain(ctx context.Context, tip string) error {
+	out, err := r.git(ctx, "diff-tree", "-r", "-z", "--no-renames", "--diff-filter=d", r.own, tip)
+	if err != nil {
+		return err
+	}
+	var listed strings.Builder
+	entries := strings.Split(out, "\x00")
+	for i := 0; i+1 < len(entries); i += 2 { // ":100644 160000 <object> <object> M", path
+		if fields := strings.Fields(entries[i]); len(fields) > 1 && fields[1] == modeLink {
+			listed.WriteString("link " + entries[i+1] + "\n")
+		}
+	}
+	if listed.Len() == 0 {
+		return nil
+	}
+	modules, _ := r.git(ctx, "config", "--blob", tip+":.gitmodules", "--get-regexp", `^submodule\..*\.path$`) // fails where there are none
+	for line := range strings.Lines(modules) {
+		_, path, _ := strings.Cut(line, " ")
+		listed.WriteString("module " + path)
+	}
+	if links := bareLinks(listed.String()); len(links) > 0 {
+		return fmt.Errorf("%w: %s", ErrEmbedded, strings.Join(links, ", "))
+	}
+	return nil
+}
+
+// modeLink is the mode of a tree's entry that names a commit of another repository.
+const modeLink = "160000"
 
 // Remote reads back where the remote branch is; empty if it is not there.
 func (r *Repo) Remote(ctx context.Context) (string, error) {
@@ -370,7 +493,11 @@ func (r *Repo) Changes(ctx context.Context, commit string) (work.Changes, error)
 		return c, err
 	}
 	c.Commits, _ = strconv.Atoi(strings.TrimSpace(out))
-	out, err = r.git(ctx, "diff", "--numstat", r.from+"..."+commit)
+	between := r.from + "..." + commit
+	if r.apart {
+		between = r.from + ".." + commit
+	}
+	out, err = r.git(ctx, "diff", "--numstat", between)
 	if err != nil {
 		return c, err
 	}
@@ -390,6 +517,9 @@ func (r *Repo) Changes(ctx context.Context, commit string) (work.Changes, error)
 
 // RequestPull returns the text of git request-pull for the pushed branch.
 func (r *Repo) RequestPull(ctx context.Context, commit string) (string, error) {
+	if r.apart {
+		return fmt.Sprintf("The branch %s of %s, at %s, shares no commit with %s.\n", r.opts.Branch, r.opts.URL, commit, r.base), nil
+	}
 	return r.remote(ctx, "request-pull", r.from, r.opts.URL, commit+":refs/heads/"+r.opts.Branch)
 }
 

@@ -11,10 +11,9 @@ import (
 // Refs of the worker's own repository that keep what is rebased.
 const theirs, ours = "refs/drover/theirs", "refs/drover/ours"
 
-// rebase puts the commits that are not pushed yet, up to the agent's tip, on the
-// commit onto. The agent's tree stays as it is. Where that makes a conflict it
-// returns ErrMoved, and nothing has changed.
-func (r *Repo) rebase(ctx context.Context, tip, onto string) (string, error) {
+// rebase puts the commits after from, up to tip, on the commit onto. The agent's
+// tree stays as it is. Where that makes a conflict it returns ErrMoved, and nothing has changed.
+func (r *Repo) rebase(ctx context.Context, tip, onto, from string) (string, error) {
 	dir := filepath.Join(r.opts.Dir, "rebase")
 	defer os.RemoveAll(dir) // a leftover is removed before the next one
 	if err := os.RemoveAll(dir); err != nil {
@@ -26,8 +25,7 @@ func (r *Repo) rebase(ctx context.Context, tip, onto string) (string, error) {
 	if _, err := r.git(ctx, "worktree", "add", "--quiet", "--detach", dir, tip); err != nil {
 		return "", err
 	}
-	in := []string{"-C", dir, "-c", "user.name=drover", "-c", "user.email=drover@localhost"}
-	_, err := r.run(ctx, r.local(), append(in, "rebase", "--quiet", "--rebase-merges", "--onto", onto, r.own)...)
+	_, err := r.run(ctx, r.local(), "-C", dir, "rebase", "--quiet", "--rebase-merges", "--onto", onto, from)
 	if ctx.Err() != nil {
 		return "", err
 	}
@@ -41,12 +39,8 @@ func (r *Repo) rebase(ctx context.Context, tip, onto string) (string, error) {
 }
 
 // moved looks where the remote branch is now that it refused a push, and fetches
-// it. It is empty where nobody else has moved the branch: then it is the agent
-// who has rewritten what was pushed.
-func (r *Repo) moved(ctx context.Context, tip string) (string, error) {
-	if !r.descends(ctx, tip, r.own) {
-		return "", nil
-	}
+// it. It is empty where nobody else has moved the branch.
+func (r *Repo) moved(ctx context.Context) (string, error) {
 	if _, err := r.remote(ctx, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", r.opts.URL, "+refs/heads/"+r.opts.Branch+":"+theirs); err != nil {
 		return "", err
 	}
@@ -60,17 +54,18 @@ func (r *Repo) moved(ctx context.Context, tip string) (string, error) {
 // pushTries is how often commits are rebased that somebody else is always ahead of.
 const pushTries = 3
 
-// pushRebased pushes the agent's commits up to its tip, on top of what somebody
-// else has pushed, and returns the commit the remote branch is at then.
-func (r *Repo) pushRebased(ctx context.Context, tip string) (string, error) {
-	commit, onto := tip, ""
-	if r.own != r.as {
+// pushRebased pushes the commits after from, up to made, on top of what somebody
+// else has pushed, and returns the commit the remote branch is at then. made stands
+// for the agent's tip.
+func (r *Repo) pushRebased(ctx context.Context, tip, made, from string) (string, error) {
+	commit, onto := made, ""
+	if from != r.as {
 		onto = r.as // rebased before
 	}
 	for try := 1; ; try++ {
 		var err error
 		if onto != "" {
-			if commit, err = r.rebase(ctx, tip, onto); err != nil {
+			if commit, err = r.rebase(ctx, made, onto, from); err != nil {
 				return tip, err
 			}
 		}
@@ -82,7 +77,7 @@ func (r *Repo) pushRebased(ctx context.Context, tip string) (string, error) {
 		if !errors.Is(err, ErrMoved) || try == pushTries {
 			return tip, err
 		}
-		now, lookErr := r.moved(ctx, tip)
+		now, lookErr := r.moved(ctx)
 		if lookErr != nil || now == "" {
 			return tip, errors.Join(err, lookErr)
 		}
@@ -99,7 +94,7 @@ func (r *Repo) pushOnce(ctx context.Context, commit string) error {
 	switch {
 	case err == nil, errors.Is(err, ErrMoved):
 		r.unsettled = false
-	case errors.Is(err, ErrAuth):
+	case errors.Is(err, ErrAuth), errors.Is(err, ErrRefused), errors.Is(err, ErrDeclined):
 		r.unsettled = before // this one was not taken
 	}
 	return err

@@ -140,7 +140,7 @@ func TestWhatCannotBeRebasedIsReportedAndNothingOverwritten(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ theirs, agents, says string }{
 		"conflict": {"echo theirs >>work && git add -A && git commit -qm theirs && git push -q", "echo two >>work; git add -A; git commit -qm two", "can't be rebased"},
-		"the agent has rewritten what was pushed": {"true", "git commit -q --amend -m other", "the remote branch has other commits"},
+		"the agent has rewritten what was pushed": {"true", "git commit -q --amend -m other", "has no longer what was pushed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

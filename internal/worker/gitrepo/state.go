@@ -75,9 +75,20 @@ func (r *Repo) RemoveState(ctx context.Context) error {
 
 // feed runs git on the worker's own repository with an input, and returns the word it answers.
 func (r *Repo) feed(ctx context.Context, input string, args ...string) (string, error) {
+	return r.feedWith(ctx, r.local(), input, args...)
+}
+
+// feedWith is feed with an environment.
+func (r *Repo) feedWith(ctx context.Context, env []string, input string, args ...string) (string, error) {
+	out, err := r.feedRaw(ctx, env, input, args...)
+	return strings.TrimSpace(out), err
+}
+
+// feedRaw returns the answer as it is.
+func (r *Repo) feedRaw(ctx context.Context, env []string, input string, args ...string) (string, error) {
 	var stdout strings.Builder
 	err := r.exec(ctx, process.Command{
-		Args: append([]string{"--git-dir=" + r.gitDir()}, args...), Dir: r.opts.Dir, Env: r.local(), Stdin: input,
+		Args: append([]string{"--git-dir=" + r.gitDir()}, args...), Dir: r.opts.Dir, Env: env, Stdin: input,
 	}, &stdout)
-	return strings.TrimSpace(stdout.String()), err
+	return stdout.String(), err
 }

@@ -43,12 +43,32 @@ func TestWhatGitAloneCannotCheckOutIsRefused(t *testing.T) {
 	if _, err := openAt(t, plain); err != nil {
 		t.Errorf("without either: %v", err)
 	}
-	_, lfs := server(t, map[string]string{filepath.Join("media", ".gitattributes"): "*.txt text\n*.bin filter=lfs diff=lfs merge=lfs -text\n"})
-	if _, err := openAt(t, lfs); !errors.Is(err, gitrepo.ErrUnsupported) || !strings.Contains(err.Error(), "media/.gitattributes keeps *.bin in Git LFS") {
+	attributes := map[string]string{filepath.Join("media", ".gitattributes"): "*.txt text\n*.bin filter=lfs diff=lfs merge=lfs -text\n"}
+	_, unused := server(t, attributes)
+	if _, err := openAt(t, unused); err != nil {
+		t.Errorf("attributes that no file uses: %v", err)
+	}
+	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 5\n"
+	for name, files := range map[string]map[string]string{
+		"macro":                           {".gitattributes": "[attr]lfs filter=lfs diff=lfs merge=lfs -text\n", "a.bin": "plain"},
+		"a file that is not in LFS":       {".gitattributes": "*.bin filter=lfs\n", "a.bin": "plain", "b.bin": strings.Repeat("x", 2000)},
+		"a pointer under no attribute":    {".gitattributes": "*.psd filter=lfs\n", "a.bin": pointer, "docs/lfs.txt": pointer},
+		"a pattern that is unset again":   {".gitattributes": "*.bin filter=lfs\n*.bin !filter\n", "a.bin": pointer},
+		"a pattern for another directory": {"media/.gitattributes": "*.bin filter=lfs\n", "a.bin": pointer},
+	} {
+		_, plain := server(t, files)
+		if _, err := openAt(t, plain); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	attributes["media/a.bin"], attributes["media/b.bin"] = "plain", pointer
+	_, lfs := server(t, attributes)
+	if _, err := openAt(t, lfs); !errors.Is(err, gitrepo.ErrUnsupported) || !strings.Contains(err.Error(), "media/b.bin is stored in Git LFS") {
 		t.Errorf("LFS: %v", err)
 	}
 	_, modules := server(t, map[string]string{"a": "b"})
-	someone(t, modules, `git update-index --add --cacheinfo 160000,"$(git rev-parse HEAD)",vendor/lib && git commit -qm module && git push -q`)
+	someone(t, modules, `printf '[submodule "lib"]\n\tpath = vendor/lib\n\turl = ../lib.git\n' >.gitmodules; git add .gitmodules
+		git update-index --add --cacheinfo 160000,"$(git rev-parse HEAD)",vendor/lib && git commit -qm module && git push -q`)
 	if _, err := openAt(t, modules); !errors.Is(err, gitrepo.ErrUnsupported) || !strings.Contains(err.Error(), "vendor/lib is a submodule") {
 		t.Errorf("submodule: %v", err)
 	}

@@ -9,7 +9,7 @@
 //
 //	worker                                         launcher
 //	one byte, streams, a connection of its own ──▶ on the socket
-//	Start ───────────────────────────────────────▶ forks; answers with the process's id
+//	Start ───────────────────────────────────────▶ forks the shim (Exec), which becomes the program; answers with the process's id
 //	Signal, as often as it likes ────────────────▶ signals the process group
 //	                                          ◀─── how it ended
 //	End, or the connection's end ────────────────▶ kills the group, and all that is to be swept; answers, closes

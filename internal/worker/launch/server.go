@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -25,6 +27,7 @@ const (
 // Launcher starts the worker, and for it whatever an agent is to run.
 type Launcher struct {
 	credential *syscall.Credential // of what it launches; nil is its own
+	shim       []string            // command line of Exec
 	forks      chan func()
 
 	mu      sync.Mutex // held over a fork until its child is known
@@ -34,8 +37,9 @@ type Launcher struct {
 }
 
 // New returns a launcher of processes with a credential, its own if that is nil.
-func New(credential *syscall.Credential) *Launcher {
-	l := &Launcher{credential: credential, forks: make(chan func()), exits: map[int]chan syscall.WaitStatus{}, spared: map[int]bool{}}
+// It starts them by a program that calls Exec with the arguments after the shim's.
+func New(credential *syscall.Credential, shim ...string) *Launcher {
+	l := &Launcher{credential: credential, shim: shim, forks: make(chan func()), exits: map[int]chan syscall.WaitStatus{}, spared: map[int]bool{}}
 	go l.forkAll()
 	return l
 }
@@ -221,7 +225,7 @@ func listen(orders *json.Decoder, said chan<- order) {
 	}
 }
 
-// launch starts a process in a session of its own.
+// launch starts a process in a session of its own, and returns once it runs its program.
 func (l *Launcher) launch(start process.Start, files []*os.File) (int, <-chan syscall.WaitStatus, error) {
 	if len(start.Args) == 0 {
 		return 0, nil, errors.New("no command")
@@ -233,7 +237,23 @@ func (l *Launcher) launch(start process.Start, files []*os.File) (int, <-chan sy
 	for _, f := range files[:streams-1] {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	return l.fork(start.Args[0], start.Args, attr)
+	report, shims, err := os.Pipe()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer report.Close()
+	attr.Files = append(attr.Files, shims.Fd()) // as reportFile
+	pid, exit, err := l.fork(l.shim[0], slices.Concat(l.shim, start.Args), attr)
+	if err := errors.Join(err, shims.Close()); err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", start.Args[0], err)
+	}
+	said, err := io.ReadAll(report) // ends when the program takes the shim's place
+	if errno, bad := strconv.Atoi(string(said)); err == nil && bad == nil {
+		<-exit
+		l.end(pid, false)
+		return 0, nil, fmt.Errorf("fork/exec %s: %w", start.Args[0], syscall.Errno(errno))
+	}
+	return pid, exit, nil
 }
 
 // end kills a process's group, and all that is to be swept with it.

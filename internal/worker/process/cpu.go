@@ -16,8 +16,9 @@ const (
 	cpuTicks = 5
 )
 
-// watchCPU calls alive whenever the tree below pid has used CPU time, until ended is closed.
-func watchCPU(pid int, ended <-chan struct{}, alive func()) {
+// watchCPU calls busy after each interval in which the tree below pid used CPU
+// time, and alive where it was much, until ended is closed.
+func watchCPU(pid int, ended <-chan struct{}, alive, busy func()) {
 	tick := time.NewTicker(cpuInterval)
 	defer tick.Stop()
 	before := treeTicks("/proc", pid)
@@ -28,6 +29,9 @@ func watchCPU(pid int, ended <-chan struct{}, alive func()) {
 		case <-tick.C:
 		}
 		now := treeTicks("/proc", pid)
+		if now != before { // less where a process has ended that nobody waited for
+			busy()
+		}
 		if now >= before+cpuTicks {
 			alive()
 		}

@@ -33,6 +33,9 @@ type Command struct {
 	// Alive is called at every sign of life: output, and CPU time that the
 	// process or any below it used. Several goroutines may call it at once.
 	Alive func()
+	// Busy is called in every second in which the process, or any below it, used
+	// any CPU time at all. It may be nil.
+	Busy func()
 	// Grace is asked, once the context ends, for the time between SIGTERM and
 	// SIGKILL; DefaultGrace if nil.
 	Grace func() time.Duration
@@ -104,6 +107,9 @@ func Run(ctx context.Context, c Command) (Exit, error) {
 	if c.Alive == nil {
 		c.Alive = func() {}
 	}
+	if c.Busy == nil {
+		c.Busy = func() {}
+	}
 	var p pipes
 	child, err := c.start(&p)
 	if err != nil {
@@ -113,7 +119,7 @@ func Run(ctx context.Context, c Command) (Exit, error) {
 	p.copy(c)
 	ended := make(chan struct{})
 	var watch sync.WaitGroup
-	watch.Go(func() { watchCPU(child.PID(), ended, c.Alive) })
+	watch.Go(func() { watchCPU(child.PID(), ended, c.Alive, c.Busy) })
 	watch.Go(func() { stopWith(ctx, child, ended, c.Grace) })
 	status := child.Wait()
 	p.drain()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -141,6 +142,34 @@ func TestLinesAreBoundedAndWhole(t *testing.T) {
 	want := []string{"ab", "c", "", long[:process.MaxLineBytes] + "…", "end"}
 	if strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("%d lines: %.100q", len(got), got)
+	}
+}
+
+// TestLinesThatAreObjectsAreRead: whatever their size, up to a bound of their own.
+func TestLinesThatAreObjectsAreRead(t *testing.T) {
+	t.Parallel()
+	var got []int
+	var last string
+	lines := &process.Lines{Objects: true, Line: func(line string) { got, last = append(got, len(line)), line }}
+	piece := strings.Repeat("x", 1<<20)
+	write := func(pieces ...string) {
+		for _, p := range pieces {
+			if _, err := lines.Write([]byte(p)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write("{", piece, piece, "}\n", piece, "\n", "{")
+	for range process.MaxObjectBytes >> 20 {
+		write(piece)
+	}
+	write("\nshort\n")
+	want := []int{2<<20 + 2, process.MaxLineBytes + len("…"), process.MaxObjectBytes + len("…"), len("short")}
+	if !slices.Equal(got, want) || last != "short" {
+		t.Errorf("lines of %v bytes, want %v", got, want)
+	}
+	if shown := process.Shown("{" + piece); len(shown) != process.MaxLineBytes+len("…") || process.Shown("short") != "short" {
+		t.Errorf("%d bytes are shown, want %d", len(shown), process.MaxLineBytes+len("…"))
 	}
 }
 

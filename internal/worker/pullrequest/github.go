@@ -37,7 +37,7 @@ func (r Request) gitHub(ctx context.Context, title, body string) (work.PullReque
 	if err != nil {
 		return work.PullRequest{}, err
 	}
-	f.title, f.body, f.draft = title, body, r.Spec.PR.IsDraft(r.Test.Status)
+	f.title, f.body, f.draft = title, body, r.Spec.PR.IsDraft(r.Test.Status, r.Tree.Incomplete())
 	if err := f.resolve(ctx); err != nil {
 		return work.PullRequest{}, fmt.Errorf("find the repository %s/%s: %w", f.owner, f.name, err)
 	}

@@ -24,6 +24,7 @@ type Request struct {
 	CostUSD    float64
 	Changes    work.Changes
 	Test       work.TestOutcome
+	Tree       work.Tree
 	Token      string                                // of the forge
 	Text       func(context.Context) (string, error) // of git request-pull
 	Redact     func(string) string                   // applied to all that is sent or kept
@@ -84,7 +85,7 @@ func (r Request) provide(ctx context.Context, title, body string) (work.PullRequ
 func (r Request) text() (title, body string, err error) {
 	title, body, err = r.Spec.PR.Text(work.PRData{
 		Item: r.Item, Task: strings.TrimSpace(r.Spec.Task), Base: r.Base, Branch: r.Branch, Labels: r.Spec.Labels,
-		Attempt: r.Attempt, Iterations: r.Iterations, Tokens: r.Tokens, CostUSD: r.CostUSD, Changes: r.Changes, Test: r.Test,
+		Attempt: r.Attempt, Iterations: r.Iterations, Tokens: r.Tokens, CostUSD: r.CostUSD, Changes: r.Changes, Test: r.Test, Tree: r.Tree.String(),
 	})
 	return r.Redact(title), r.Redact(body), err
 }

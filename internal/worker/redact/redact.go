@@ -51,7 +51,8 @@ func New(values ...string) *Redactor {
 }
 
 // FromEnviron returns a Redactor of the values of an environment whose names
-// say that they are secret: *_TOKEN, *_KEY, *_SECRET, *_PASSWORD.
+// say that they are secret: *_TOKEN, *_KEY, *_SECRET, *_PASSWORD; and of the
+// passwords for proxies.
 func FromEnviron(environ []string) *Redactor {
 	var values []string
 	vars := map[string]string{}
@@ -60,6 +61,11 @@ func FromEnviron(environ []string) *Redactor {
 		vars[name] = value
 		if secretName(name) {
 			values = append(values, value)
+		}
+		if u, err := url.Parse(value); err == nil && strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
+			if password, has := u.User.Password(); has {
+				values = append(values, password)
+			}
 		}
 	}
 	if user, token := vars["DROVER_GIT_USERNAME"], vars["DROVER_GIT_TOKEN"]; user != "" && token != "" {

@@ -30,6 +30,17 @@ func TestSecretIsReplacedHoweverItIsWritten(t *testing.T) {
 	}
 }
 
+func TestPasswordOfAProxyIsReplaced(t *testing.T) {
+	for _, name := range []string{"HTTPS_PROXY", "http_proxy"} {
+		r := redact.FromEnviron([]string{name + "=http://me:pass%20word@proxy:3128"})
+		for _, form := range []string{"pass word", "pass%20word"} {
+			if got := r.String("http://me:" + form + "@proxy:3128"); got != "http://me:[redacted]@proxy:3128" {
+				t.Errorf("%s: %q became %q", name, form, got)
+			}
+		}
+	}
+}
+
 func TestNamesTellSecrets(t *testing.T) {
 	for name, secret := range map[string]bool{
 		"CONSUL_HTTP_TOKEN": true, "AGENT_API_KEY": true, "A_SECRET": true, "db_password": true, "TOKEN": true,

@@ -47,8 +47,8 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// print is a command that prints lines.
-func print(lines ...string) string {
+// printLines is a command that prints lines.
+func printLines(lines ...string) string {
 	var quoted []string
 	for _, line := range lines {
 		quoted = append(quoted, "'"+strings.ReplaceAll(line, "'", `'\''`)+"'")
@@ -101,11 +101,12 @@ func TestPrintedTestsAreCounted(t *testing.T) {
 		"TAP, no plan":                 {[]string{"TAP version 14", "ok 1"}, "error", 1, 0, "no plan"},
 		"plain go test":                {[]string{"ok  \texample.org/pkg\t0.1s", "--- FAIL: TestX (0.00s)"}, "passed", 0, 0, ""},
 		"plain go test beside TAP":     {[]string{"1..1", "ok 1", "ok  \texample.org/pkg\t0.1s"}, "passed", 1, 0, ""},
-		"looks like TAP":               {[]string{"ok", "ok 1 - real", "ok 200 GET /health", "not ok 2", "not ok, but going on"}, "passed", 0, 0, ""},
+		"looks like TAP":               {[]string{"ok", "ok 1 - real", "ok 200 GET /health", "not ok", "not ok, but going on", "ok - x"}, "passed", 1, 0, ""},
+		"TAP without a plan":           {[]string{"ok 1 - a", "not ok 2 - b", "ok 1 - c", "not ok 2 - later # TODO"}, "failed", 2, 1, "2 b"},
 		"an event that is no test's":   {[]string{`{"Action":"pass","Test":"x","level":"info"}`, `{"Action":"pass","Package":1,"Test":"x"}`, `{"Action":"pass"`}, "passed", 0, 0, ""},
 		"an event in a string of JSON": {[]string{`{"Action":"output","Package":"a","Test":"TestX","Output":"{\"Action\":\"fail\",\"Package\":\"b\",\"Test\":\"T\"}\n"}`}, "passed", 0, 0, ""},
 	} {
-		got, out := run(t, work.Test{Command: print(c.lines...)})
+		got, out := run(t, work.Test{Command: printLines(c.lines...)})
 		if got.Status != c.status || got.Passed != c.passed || got.Failed != c.failed || got.Run != c.passed+c.failed || !strings.Contains(got.Detail, c.says) {
 			t.Errorf("%s: outcome = %+v, want %s with %d passed, %d failed and %q", name, got, c.status, c.passed, c.failed, c.says)
 		}
@@ -132,14 +133,14 @@ func TestPrintedTests_RecordedOutput(t *testing.T) {
 		"gotest/real-e.jsonl":             {1, "failed", 0, 1, "exit code 1"},
 		"gotest/rerun-fails.jsonl":        {0, "passed", 1, 0, "passed only when run again: x TestFlaky"},
 		"tap/node-test.tap":               {1, "failed", 1, 1, "exit code 1"},
-		"tap/plain-output.txt":            {0, "passed", 0, 0, ""},
+		"tap/plain-output.txt":            {0, "passed", 1, 0, ""},
 		"tap/tap14-subtests.tap":          {0, "error", 1, 1, "Bail out! database is gone"},
 	} {
 		text, err := os.ReadFile(filepath.Join(recorded, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, _ := run(t, work.Test{Command: print(strings.TrimSuffix(string(text), "\n")) + fmt.Sprintf("; exit %d", c.exit)})
+		got, _ := run(t, work.Test{Command: printLines(strings.TrimSuffix(string(text), "\n")) + fmt.Sprintf("; exit %d", c.exit)})
 		if got.Status != c.status || got.Passed != c.passed || got.Failed != c.failed || !strings.Contains(got.Detail, c.says) {
 			t.Errorf("%s: outcome = %+v, want %s with %d passed, %d failed and %q", name, got, c.status, c.passed, c.failed, c.says)
 		}
