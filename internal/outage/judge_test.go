@@ -26,6 +26,11 @@ func good() evidence {
 	}
 }
 
+// addRest adds a commit of drover's own after the first of the agents.
+func (e *evidence) addRest() {
+	e.log, e.hashes = slices.Insert(e.log, 2, restSubject), slices.Insert(e.hashes, 2, "rest")
+}
+
 func TestJudge(t *testing.T) {
 	killed := map[work.AttemptID]bool{one: false}
 	for name, c := range map[string]struct {
@@ -49,6 +54,12 @@ func TestJudge(t *testing.T) {
 		"commit twice": {killed, func(e *evidence) {
 			e.hashes, e.log = []string{"0", "a", "a2", "b"}, []string{gittest.InitialSubject, "Step 1 of 2", "Step 1 of 2", "Step 2 of 2"}
 		}, []string{"branch has", "no agent made commit a2"}},
+		"rest of a killed agent": {killed, func(e *evidence) { e.addRest() }, nil},
+		"two rests of one killed agent": {killed, func(e *evidence) {
+			e.addRest()
+			e.addRest()
+		}, []string{"branch has", "no agent made commit rest"}},
+		"rest without a killed agent": {map[work.AttemptID]bool{one: true}, func(e *evidence) { e.addRest() }, []string{"branch has", "no agent made commit rest"}},
 		"commits in another order":    {killed, func(e *evidence) { e.log[1], e.log[2] = e.log[2], e.log[1] }, []string{"branch has"}},
 		"commit missing":              {killed, func(e *evidence) { e.hashes, e.log = e.hashes[:2], e.log[:2] }, []string{"branch has", "commit b of attempt"}},
 		"commit made anew":            {killed, func(e *evidence) { e.hashes[1] = "c" }, []string{"commit a of attempt", "no agent made commit c"}},
