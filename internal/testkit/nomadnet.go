@@ -72,8 +72,15 @@ func (n *NomadNetwork) ip(t testing.TB, args ...string) {
 func (n *NomadNetwork) remove(t testing.TB) {
 	KillMentioning(n.dir)
 	unmountBelow(t, n.dir)
-	for _, c := range n.Clients {
-		_ = exec.Command("ip", "netns", "del", c.space).Run() // and its link; a test that failed early may not have it
+	for _, c := range n.Clients { // a test that failed early may not have all of it
+		pids, _ := exec.Command("ip", "netns", "pids", c.space).Output() // such as agents whose worker was killed
+		for _, field := range strings.Fields(string(pids)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			}
+		}
+		_ = exec.Command("ip", "link", "del", c.link).Run()
+		_ = exec.Command("ip", "netns", "del", c.space).Run()
 	}
 	_ = exec.Command("ip", "link", "del", n.bridge).Run() // as above
 }
