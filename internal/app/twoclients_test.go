@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,7 +128,12 @@ func (s *twoClients) ended(id string, commits int, want ...work.Reason) work.Ite
 	if _, attempts := s.starts(); len(attempts) != len(want) {
 		s.t.Errorf("agents started in attempts %v, want one in each of %d", attempts, len(want))
 	}
-	if log := s.git.Log(repository, item.Branch); len(log) != commits+1 {
+	const rest = "Commit what the agent left uncommitted" // drover's own: a worker that is told to stop keeps half a step
+	log := s.git.Log(repository, item.Branch)
+	if i := slices.Index(log, rest); i > 0 && slices.Contains(want, work.ReasonPreempted) {
+		log = slices.Delete(log, i, i+1)
+	}
+	if len(log) != commits+1 {
 		s.t.Errorf("branch has %d commits, want %d: %s", len(log)-1, commits, strings.Join(log, ", "))
 	}
 	return item

@@ -143,7 +143,7 @@ func newRealNomad(binary, dir string, ports []int) (*realNomad, error) {
 // close ends the agent and what it left: the executors and logs of its tasks, and their mounts.
 func (n *realNomad) close() error {
 	err := n.stop()
-	for _, pid := range processesOf(n.dir) {
+	for _, pid := range append(processesOf(n.dir), holders(n.dir)...) {
 		err = errors.Join(err, kill(pid))
 	}
 	return errors.Join(err, unmountBelow(n.dir))

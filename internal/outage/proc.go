@@ -70,6 +70,20 @@ func processesOf(text string) (ids []int) {
 	return ids
 }
 
+// holders returns the ids of the processes that have a file below a directory open, as Nomad's collectors of logs have.
+func holders(dir string) (ids []int) {
+	for _, pid := range pids() {
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is well-formed
+		for _, file := range files {
+			if to, err := os.Readlink(file); err == nil && strings.HasPrefix(to, dir+"/") {
+				ids = append(ids, pid)
+				break
+			}
+		}
+	}
+	return ids
+}
+
 func kill(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", pid, err)
