@@ -118,10 +118,33 @@ func (e evidence) judgeBranch(killed map[work.AttemptID]bool) (wrong []string) {
 			bad("commit %s of attempt %s is not on the branch", c.hash, attempt.ID)
 		}
 	}
-	for _, hash := range hashes[min(1, len(hashes)):] {
-		if !made[hash] {
-			bad("no agent made commit %s", hash)
+	last := e.lastOfKilled(killed)
+	for i := 1; i < len(hashes); i++ {
+		if !made[hashes[i]] && !last[hashes[i-1]] {
+			bad("no agent made commit %s", hashes[i])
 		}
 	}
 	return wrong
+}
+
+// lastOfKilled returns the last commits that killed agents told of: each may have made one more, and have been killed before
+// it could say so.
+func (e evidence) lastOfKilled(killed map[work.AttemptID]bool) map[string]bool {
+	last := map[string]bool{}
+	for _, a := range e.item.Attempts {
+		if _, dead := killed[a.ID]; !dead {
+			continue
+		}
+		commit := ""
+		if len(e.hashes) > 0 {
+			commit = e.hashes[0] // the repository's own
+		}
+		for _, c := range e.journal.commits {
+			if c.attempt <= a.Number {
+				commit = c.hash
+			}
+		}
+		last[commit] = true
+	}
+	return last
 }

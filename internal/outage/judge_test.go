@@ -53,13 +53,19 @@ func TestJudge(t *testing.T) {
 		"agent started twice": {killed, func(e *evidence) { e.journal.starts = append(e.journal.starts, started{2, 12}) }, []string{"attempt 2 was started 2 times"}},
 		"commit twice": {killed, func(e *evidence) {
 			e.hashes, e.log = []string{"0", "a", "a2", "b"}, []string{gittest.InitialSubject, "Step 1 of 2", "Step 1 of 2", "Step 2 of 2"}
-		}, []string{"branch has", "no agent made commit a2"}},
+		}, []string{"branch has"}},
 		"rest of a killed agent": {killed, func(e *evidence) { e.addRest() }, nil},
 		"two rests of one killed agent": {killed, func(e *evidence) {
 			e.addRest()
 			e.addRest()
-		}, []string{"branch has", "no agent made commit rest"}},
-		"rest without a killed agent": {map[work.AttemptID]bool{one: true}, func(e *evidence) { e.addRest() }, []string{"branch has", "no agent made commit rest"}},
+		}, []string{"branch has"}},
+		"rest without a killed agent": {map[work.AttemptID]bool{one: true}, func(e *evidence) { e.addRest() }, []string{"branch has"}},
+		"commit that a killed agent had no time to tell of": {killed, func(e *evidence) {
+			e.commits, e.hashes = 3, []string{"0", "a", "untold", "b"}
+			e.log = []string{gittest.InitialSubject, "Step 1 of 3", "Step 2 of 3", "Step 3 of 3"}
+		}, nil},
+		"no branch":                   {killed, func(e *evidence) { e.hashes, e.log = nil, nil }, []string{"branch has", "commit a of attempt", "commit b of attempt"}},
+		"commit replaced later on":   {killed, func(e *evidence) { e.hashes[2] = "c" }, []string{"commit b of attempt"}},
 		"commits in another order":    {killed, func(e *evidence) { e.log[1], e.log[2] = e.log[2], e.log[1] }, []string{"branch has"}},
 		"commit missing":              {killed, func(e *evidence) { e.hashes, e.log = e.hashes[:2], e.log[:2] }, []string{"branch has", "commit b of attempt"}},
 		"commit made anew":            {killed, func(e *evidence) { e.hashes[1] = "c" }, []string{"commit a of attempt", "no agent made commit c"}},
