@@ -145,8 +145,12 @@ func (w *world) Sessions(context.Context) (live map[string]bool, err error) {
 	return live, err
 }
 
-// endSession ends a session, with its check and its locks. The caller holds mu.
+// endSession ends a session, with its check and its locks. Ending it again changes
+// nothing. The caller holds mu.
 func (w *world) endSession(session string) {
+	if !w.sessions[session] {
+		return
+	}
 	delete(w.sessions, session)
 	delete(w.dying, session)
 	for a, claim := range w.claims {
