@@ -65,7 +65,7 @@ func TestJudge(t *testing.T) {
 			e.log = []string{gittest.InitialSubject, "Step 1 of 3", "Step 2 of 3", "Step 3 of 3"}
 		}, nil},
 		"no branch":                   {killed, func(e *evidence) { e.hashes, e.log = nil, nil }, []string{"branch has", "commit a of attempt", "commit b of attempt"}},
-		"commit replaced later on":   {killed, func(e *evidence) { e.hashes[2] = "c" }, []string{"commit b of attempt"}},
+		"commit replaced later on":    {killed, func(e *evidence) { e.hashes[2] = "c" }, []string{"commit b of attempt"}},
 		"commits in another order":    {killed, func(e *evidence) { e.log[1], e.log[2] = e.log[2], e.log[1] }, []string{"branch has"}},
 		"commit missing":              {killed, func(e *evidence) { e.hashes, e.log = e.hashes[:2], e.log[:2] }, []string{"branch has", "commit b of attempt"}},
 		"commit made anew":            {killed, func(e *evidence) { e.hashes[1] = "c" }, []string{"commit a of attempt", "no agent made commit c"}},
