@@ -23,6 +23,8 @@ const (
 	endTimeout = 8 * time.Minute
 	// leftTimeout is how long drover may take to clean up after the last.
 	leftTimeout = 2 * time.Minute
+	// victimTimeout is how long the wait for a victim may take: on a slow machine minutes.
+	victimTimeout = 4 * time.Minute
 	// Of a victim: what it has left to do, so that it does not end as it is killed.
 	commitsLeft = 3
 )
@@ -154,6 +156,8 @@ func (s *storm) killVictims(ctx context.Context, faults []fault) error {
 
 // killVictim kills the agent or the worker of an attempt that has more to do, once there is one.
 func (s *storm) killVictim(ctx context.Context, kind int) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, victimTimeout, errors.New("none had enough left to do in time"))
+	defer cancel()
 	for {
 		victim, attempt, pid, err := s.pickVictim()
 		if err != nil {

@@ -50,9 +50,10 @@ func schedule(random *rand.Rand, targets int, length time.Duration) []fault {
 		free[target] = at + pause + minUptime
 		faults = append(faults, fault{at: at, target: target, pause: pause})
 	}
+	busy := length * 3 / 4 // on an idle machine few items have much left to do after that
 	for n := range victims {
-		at := length * time.Duration(n) / victims
-		at += time.Duration(random.Int64N(int64(length / victims)))
+		at := busy * time.Duration(n) / victims
+		at += time.Duration(random.Int64N(int64(busy / victims)))
 		faults = append(faults, fault{at: at, target: killAgent - n%2})
 	}
 	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
