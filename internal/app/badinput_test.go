@@ -3,6 +3,7 @@ package app_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,28 +84,42 @@ func (s *spine) holdsNothing(t *testing.T) {
 	}
 }
 
-// TestUnreachableNomadOrConsulIsNamed starts servers that can't reach one of the two.
-func TestUnreachableNomadOrConsulIsNamed(t *testing.T) {
-	for name, nowhere := range map[string]func(s *spine){
-		"Nomad":  func(s *spine) { s.nomad = "http://127.0.0.1:1" },
-		"Consul": func(s *spine) { s.consul = "127.0.0.1:1" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSpine(t)
-			consul := s.consul
-			nowhere(s)
-			s.writeConfig()
-			s.start()
-			testkit.Eventually(t, patience, func() error {
-				_, err := s.client.Status(t.Context())
-				if err != nil && strings.Contains(err.Error(), name) {
-					return nil
-				}
-				return err
-			})
-			s.refused(t, 4, name, "--repo", s.git.URL(repository), "--task", "x")
-			s.consul = consul
-			s.holdsNothing(t)
-		})
-	}
+// TestUnreachableConsulIsNamed: without Consul nothing can be stored.
+func TestUnreachableConsulIsNamed(t *testing.T) {
+	s := newSpine(t)
+	consul := s.consul
+	s.consul = "127.0.0.1:1"
+	s.startUnreachable(t, "Consul")
+	s.refused(t, 4, "Consul", "--repo", s.git.URL(repository), "--task", "x")
+	s.consul = consul
+	s.holdsNothing(t)
+}
+
+// TestUnreachableNomadIsNamed: an item is stored, and says what it waits for.
+func TestUnreachableNomadIsNamed(t *testing.T) {
+	s := newSpine(t)
+	s.nomad = "http://127.0.0.1:1"
+	s.startUnreachable(t, "Nomad")
+	id := s.submitSpecs([]work.Spec{{Task: "x"}})[0]
+	testkit.Eventually(t, patience, func() error {
+		item, _, err := s.client.Item(t.Context(), id)
+		if err == nil && (item.State != work.StateQueued || !strings.Contains(item.Why, "waits for Nomad")) {
+			err = fmt.Errorf("item is %s: %s; want queued, and that it waits for Nomad", item.State, item.Why)
+		}
+		return err
+	})
+}
+
+// startUnreachable starts a server that can't reach one of the two, and waits until it says so.
+func (s *spine) startUnreachable(t *testing.T, name string) {
+	t.Helper()
+	s.writeConfig()
+	s.start()
+	testkit.Eventually(t, patience, func() error {
+		status, err := s.client.Status(t.Context())
+		if said := fmt.Sprintf("%v %s", err, status.NotDispatching); !strings.Contains(said, name) {
+			return fmt.Errorf("the server says %q, want it to name %s", said, name)
+		}
+		return nil
+	})
 }

@@ -69,16 +69,19 @@ func (r Run) environment() []string {
 // No variable of Nomad, Consul or git's credentials is among them.
 func Environment(environ []string, home string, more ...string) []string {
 	env := []string{"HOME=" + home, "GIT_TERMINAL_PROMPT=0"}
-	isImages := images(environ)
+	isImages, trace := images(environ), ""
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
 		switch {
 		case name == "TRACEPARENT", name == "NOMAD_META_traceparent":
-			env = append(env, "TRACEPARENT="+value)
+			trace = value // the last: programs differ in which of two variables of one name they see
 		case matchesAny(refused, name), slices.Contains(own, name), name == "GIT_TERMINAL_PROMPT":
 		case matchesAny(passed, name), matchesAny(more, name), isImages(name):
 			env = append(env, pair)
 		}
+	}
+	if trace != "" {
+		env = append(env, "TRACEPARENT="+trace)
 	}
 	return env
 }
