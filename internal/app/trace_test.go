@@ -212,7 +212,7 @@ func inOrder(spans []otlptest.Span, run otlptest.Span) error {
 		names, last = append(names, s.Name), s
 	}
 	got := strings.Join(names, " ")
-	if got != "boot claim clone agent deliver report" && got != "boot claim clone agent tests deliver pull_request report" {
+	if got != "boot claim clone agent deliver report" && got != "boot claim clone agent deliver tests pull_request report" {
 		return fmt.Errorf("a run is made of: %s", got)
 	}
 	first := spans[slices.IndexFunc(spans, func(s otlptest.Span) bool { return s.Parent == run.ID })]
