@@ -1,6 +1,6 @@
 // Package worker is the supervisor of one attempt: it claims the attempt, runs
 // the agent in a clone of the item's repository, pushes every commit as it is
-// made, tests the work, makes the pull request and reports.
+// made, tests what was pushed, makes the pull request and reports.
 //
 // What an attempt may do hangs from two contexts. The hold lives as long as the
 // attempt is, or may be again, this worker's. The work, below it, also ends when the
@@ -13,7 +13,7 @@
 // agent has an adapter for each kind of agent, which knows how it is started and
 // what its lines mean.
 //
-//	claim ─> prepare ─> agent ─> tests ─> last push ─> pull request ─> report ─> release
+//	claim ─> prepare ─> agent ─> last push ─> tests ─> pull request ─> report ─> release
 //
 //	ends with        agent     pushes     reports           exit status
 //	agent's exit     -         all        the reason        0
