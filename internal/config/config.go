@@ -343,6 +343,9 @@ func (c Config) BreakerPolicy() work.BreakerPolicy {
 		Pause: b.Pause.work(), MaxPause: b.MaxPause.work(),
 	}
 	for reason, weight := range b.Weights {
+		if work.Reason(reason) == work.ReasonStartFailed {
+			continue // of older configurations: infrastructure never counts against a repository
+		}
 		policy.Weights[work.Reason(reason)] = weight
 	}
 	return policy

@@ -361,7 +361,7 @@ queue "slow" {
 }
 breaker {
   min_count = 3
-  weights   = { stuck = 0, timeout = 2 }
+  weights   = { stuck = 0, timeout = 2, start_failed = 3 }
 }
 retention {
   keep_for     = "48h"
@@ -381,8 +381,8 @@ retention {
 		t.Errorf("%+v", s)
 	}
 	policy := c.BreakerPolicy()
-	if policy.MinCount != 3 || policy.Weights["stuck"] != 0 || policy.Weights["timeout"] != 2 || policy.Weights["crashed"] != 1 {
-		t.Errorf("%+v", policy)
+	if policy.MinCount != 3 || policy.Weights["stuck"] != 0 || policy.Weights["timeout"] != 2 || policy.Weights["crashed"] != 1 || policy.Weights["start_failed"] != 0 {
+		t.Errorf("policy = %+v, want min_count 3, stuck 0, timeout 2, crashed 1, no start_failed", policy)
 	}
 	if c.Retention.KeepFor.Std() != 48*time.Hour || c.Retention.Keep != config.DefaultKeep || c.Retention.ArchiveFile == "" {
 		t.Errorf("%+v", c.Retention)

@@ -19,6 +19,8 @@ type Item struct {
 
 	Retries  int `json:"retries,omitempty"`
 	Requeues int `json:"requeues,omitempty"` // in a row, since an attempt last ended by the item's own doing
+	// StartFailures is of older items, whose exports have it; it has no effect.
+	StartFailures int `json:"start_failures,omitempty"`
 
 	MemoryMB  int         `json:"memory_mb"` // of the next attempt
 	Branch    string      `json:"branch"`

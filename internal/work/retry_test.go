@@ -1,7 +1,6 @@
 package work_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -254,7 +253,7 @@ func TestOverridesOfOlderItemsAreRead(t *testing.T) {
 		t.Errorf("policy = %+v, want start_failed requeue, crashed fail, 3 requeues", p)
 	}
 	var item work.Item
-	if err := json.Unmarshal([]byte(`{"id":"`+itemID+`","state":"queued","requeues":4,"start_failures":3}`), &item); err != nil || item.Requeues != 4 {
+	if err := work.DecodeStrict([]byte(`{"id":"`+itemID+`","state":"queued","requeues":4,"start_failures":3}`), &item); err != nil || item.Requeues != 4 {
 		t.Errorf("requeues = %d, error = %v, want 4, nil", item.Requeues, err)
 	}
 }
