@@ -57,9 +57,12 @@ func TestWorkerIsFoundByItsAgent(t *testing.T) {
 	if err := worker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if got := d.workers(); !slices.Equal(got, []int{worker.Process.Pid}) {
-		t.Errorf("workers are %v, want %d alone", got, worker.Process.Pid)
-	}
+	testkit.Eventually(t, 10*time.Second, func() error { // until its child runs a program of its own
+		if got := d.workers(); !slices.Equal(got, []int{worker.Process.Pid}) {
+			return fmt.Errorf("workers are %v, want %d alone", got, worker.Process.Pid)
+		}
+		return nil
+	})
 	testkit.Eventually(t, 10*time.Second, func() error {
 		if got := d.processes(allocation); len(got) != 2 || !slices.Contains(got, worker.Process.Pid) {
 			return fmt.Errorf("processes are %v, want %d and its child", got, worker.Process.Pid)

@@ -67,10 +67,10 @@ func TestReferencesOfEndedItemsAreRemoved(t *testing.T) {
 		m.finish(work.ReasonCompleted)
 		waiting := m.send(t, work.Spec{NotBefore: time.Now().Add(1000 * time.Hour)})
 		ids := slices.Concat(stuck, other, done, waiting)
+		later(week - time.Minute)
 		m.mu.Lock()
 		was := m.item(stuck[0])
 		m.mu.Unlock()
-		later(week - time.Minute)
 		if early := m.cleanups(ids); len(early) > 0 {
 			t.Fatalf("%d attempts remove references before their time", len(early))
 		}
@@ -95,7 +95,7 @@ func TestReferencesOfEndedItemsAreRemoved(t *testing.T) {
 		is := m.item(stuck[0])
 		m.mu.Unlock()
 		if !is.UpdatedAt.Equal(was.UpdatedAt) || is.Why != was.Why || len(is.History) != len(was.History) {
-			t.Errorf("the item is %+v, want it as it was: %+v", is, was)
+			t.Errorf("updated %s, why %q, %d transitions; want it as it was: %s, %q, %d", is.UpdatedAt, is.Why, len(is.History), was.UpdatedAt, was.Why, len(was.History))
 		}
 		later(3 * time.Hour)
 		if again := m.cleanups(ids); len(again) != 2 {
