@@ -232,6 +232,48 @@ func TestTaskEventsOfAReportedEndAreKept(t *testing.T) {
 	}
 }
 
+// TestLogsThatAreKeptDuringTheLook ends an attempt, and has its child removed,
+// between the look at what is kept and the look at Nomad.
+func TestLogsThatAreKeptDuringTheLook(t *testing.T) {
+	t.Parallel()
+	end := make(chan struct{})
+	c := newCluster(t, func(r *run) nomadd.Exit {
+		fmt.Fprintln(r.stdout, "last words")
+		<-end
+		r.report(work.ReasonStuck)
+		return nomadd.Exit{}
+	})
+	var hooked *hookedChild
+	s := c.start(faults{cluster: func(world orchestrator.Cluster) orchestrator.Cluster {
+		hooked = &hookedChild{Cluster: world}
+		return hooked
+	}})
+	id := c.submit(s, 1)[0]
+	c.await(id, inState(work.StateInProgress))
+	hooked.once.Store(new(func() {
+		close(end)
+		c.await(id, inState(work.StateStuck))
+		c.clean()
+	}))
+	logs, err := s.Logs(t.Context(), id, 1)
+	if err != nil || strings.Join(logs.Stdout, "") != "last words" || logs.Missing != "" || logs.Live {
+		t.Fatalf("stdout = %q, missing = %q, live = %v, error = %v; want the last words, nothing missing, not live", logs.Stdout, logs.Missing, logs.Live, err)
+	}
+}
+
+// hookedChild is a Nomad that does something before its next answer about a child.
+type hookedChild struct {
+	orchestrator.Cluster
+	once atomic.Pointer[func()]
+}
+
+func (h *hookedChild) Child(ctx context.Context, id string) (work.Child, error) {
+	if f := h.once.Swap(nil); f != nil {
+		(*f)()
+	}
+	return h.Cluster.Child(ctx, id)
+}
+
 // TestChildIsRemovedOnceNomadHasSettledIt shows the child's task as terminated
 // while its allocation still counts as running, as Nomad does for a moment.
 func TestChildIsRemovedOnceNomadHasSettledIt(t *testing.T) {

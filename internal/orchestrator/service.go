@@ -103,16 +103,11 @@ func (o *Orchestrator) Logs(ctx context.Context, id string, number int) (control
 		return control.Logs{}, err
 	}
 	logs := control.Logs{Attempt: attempt.ID, Events: attempt.Events, End: endOf(attempt)}
-	kept, err := o.store.Logs(ctx, attempt.ID)
+	kept, live, err := o.output(ctx, attempt)
 	if err != nil {
 		return logs, err
 	}
-	if kept == nil && attempt.Child != "" {
-		if kept, err = o.liveLogs(ctx, attempt); err != nil {
-			return logs, err
-		}
-		logs.Live = !attempt.State.Terminal()
-	}
+	logs.Live = live
 	if kept == nil && attempt.State.Terminal() && attempt.Child == "" {
 		logs.Missing = "none was kept"
 		return logs, nil
@@ -139,6 +134,27 @@ func endOf(a *work.Attempt) *control.End {
 		end.PeakMemoryMB = a.Result.PeakMemoryMB
 	}
 	return end
+}
+
+// output returns the end of an attempt's output, nil where there is none: what is
+// kept, or else what Nomad has, live while the attempt has not ended. What Nomad
+// does not have any more may have been kept since the first look.
+func (o *Orchestrator) output(ctx context.Context, attempt *work.Attempt) (logs *work.KeptLogs, live bool, err error) {
+	logs, err = o.store.Logs(ctx, attempt.ID)
+	if err != nil || logs != nil || attempt.Child == "" {
+		return logs, false, err
+	}
+	logs, err = o.liveLogs(ctx, attempt)
+	if err != nil {
+		return nil, false, err
+	}
+	if logs.Missing != "" {
+		kept, err := o.store.Logs(ctx, attempt.ID)
+		if err != nil || kept != nil {
+			return kept, false, err
+		}
+	}
+	return logs, !attempt.State.Terminal(), nil
 }
 
 func (o *Orchestrator) liveLogs(ctx context.Context, attempt *work.Attempt) (*work.KeptLogs, error) {
