@@ -58,7 +58,7 @@ var lifecycleCases = []nomadCase{
 		t.eventOf(alloc, "Not Restarting")
 	}},
 	{name: "too much memory", driver: "docker", test: func(t *nomadTest) {
-		job := t.job("eat", "100")
+		job := t.job("feed", "100")
 		t.register(job)
 		alloc := t.awaitAlloc(*job.ID, "failed")
 		ended := t.eventOf(alloc, "Terminated")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
@@ -66,6 +67,7 @@ func serve(address string, stderr io.Writer) int {
 //	serve NAME          say hello on the port in that variable, once, then leave with 0
 //	payload             print the file that the dispatch payload is in
 //	eat MB              touch that much memory
+//	feed MB             have a child touch that much memory, linger, and leave as it did
 //	limits              print what confines the process
 func run(args []string, stdout, stderr io.Writer) int {
 	terminated := make(chan os.Signal, 1)
@@ -126,6 +128,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return limits(stdout)
 	case "eat":
 		return eat(number(args, 1))
+	case "feed":
+		return feed(args[1], stderr)
 	default:
 		fmt.Fprintf(stderr, "unknown task %q\n", args[0])
 		return 2
@@ -183,6 +187,26 @@ func eat(megabytes int) int {
 		held = append(held, block)
 	}
 	return len(held) - megabytes
+}
+
+// feed outlives the process that the kernel kills: Docker hears of such a kill apart
+// from the container's end, and misses it at times when the end comes first.
+func feed(megabytes string, stderr io.Writer) int {
+	child := exec.Command("/proc/self/exe", "eat", megabytes)
+	err := child.Run()
+	time.Sleep(linger)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &exit):
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	if status := exit.Sys().(syscall.WaitStatus); status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return exit.ExitCode()
 }
 
 func number(args []string, i int) int {
