@@ -15,8 +15,10 @@ import (
 	"go.uber.org/goleak"
 
 	"drover/internal/cli"
+	"drover/internal/control"
 	"drover/internal/testkit"
 	"drover/internal/wait"
+	"drover/internal/work"
 )
 
 func TestMain(m *testing.M) {
@@ -135,9 +137,13 @@ func kept(ts *testscript.TestScript, _ bool, args []string) {
 		if err != nil {
 			return err
 		}
-		logs, err := server.client.Logs(ctx, args[0], number)
-		if err == nil && (logs.End == nil || len(logs.Events) == 0 || len(logs.Stdout) == 0) {
-			err = fmt.Errorf("the logs of %s are not kept", args[0])
+		wanted, found := work.NewAttemptID(args[0], number), false
+		err = server.client.ExportLogs(ctx, control.Filter{}, func(logs work.KeptLogs) error { // never what Nomad still has
+			found = found || logs.Attempt == wanted && len(logs.Events) > 0 && len(logs.Stdout) > 0
+			return nil
+		})
+		if err == nil && !found {
+			err = fmt.Errorf("the logs of %s are not kept", wanted)
 		}
 		return err
 	})
